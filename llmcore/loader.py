@@ -1,0 +1,455 @@
+"""What a model file is: GGUF -> metadata and views of the tensors, over one memory map and without a copy.
+
+A GGUF file is an archive of two parts. HEAD says what the model is; BODY is a long run of numbers.
+
+          "GGUF"  version: u32  tensor count: u64  key count: u64
+    HEAD  per key     key: string  type: u32  value
+          per tensor  name: string  dimension count: u32  dimensions: u64 each, fastest first  type: u32  offset: u64
+          zeros up to a multiple of the alignment (key `general.alignment`, 32 if absent)
+    BODY  per tensor  its bytes, `offset` bytes into BODY, a multiple of the alignment
+
+    string = length: u64, that many bytes of UTF-8         array = item type: u32, count: u64, the items
+
+A tensor is a grid of weights with up to four dimensions, stored row by row. A row is cut into blocks: one float for
+F32, or 256 weights squeezed into 144 bytes for Q4_K (quants.py unpacks them). A large model may be split into files
+NAME-00001-of-00003.gguf and so on, each a GGUF file of its own; the first one holds the metadata.
+
+`python -m llmcore.loader FILE` prints what is in a file.
+Source: the GGUF specification, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+import argparse
+import itertools
+import math
+import mmap
+import os
+import struct
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import ModelFileError, UnsupportedModel
+
+# Type of a metadata value: id -> (name, the letter that both struct and NumPy use for it).
+VALUE_TYPES = {
+    0: ("u8", "B"), 2: ("u16", "H"), 4: ("u32", "I"), 10: ("u64", "Q"), 6: ("f32", "f"), 8: ("str", None),
+    1: ("i8", "b"), 3: ("i16", "h"), 5: ("i32", "i"), 11: ("i64", "q"), 12: ("f64", "d"), 9: ("arr", None),
+    7: ("bool", "?"),
+}  # fmt: skip
+STRING, ARRAY = 8, 9
+
+# Type of a tensor: id -> (name, weights in a block, bytes in a block). Missing ids were withdrawn from the format.
+TENSOR_TYPES = {
+    0: ("F32", 1, 4),         1: ("F16", 1, 2),         30: ("BF16", 1, 2),       28: ("F64", 1, 8),
+    24: ("I8", 1, 1),         25: ("I16", 1, 2),        26: ("I32", 1, 4),        27: ("I64", 1, 8),
+    2: ("Q4_0", 32, 18),      3: ("Q4_1", 32, 20),      6: ("Q5_0", 32, 22),      7: ("Q5_1", 32, 24),
+    8: ("Q8_0", 32, 34),      9: ("Q8_1", 32, 40),      20: ("IQ4_NL", 32, 18),   39: ("MXFP4", 32, 17),
+    10: ("Q2_K", 256, 84),    11: ("Q3_K", 256, 110),   12: ("Q4_K", 256, 144),   13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210),   15: ("Q8_K", 256, 292),   34: ("TQ1_0", 256, 54),   35: ("TQ2_0", 256, 66),
+    19: ("IQ1_S", 256, 50),   29: ("IQ1_M", 256, 56),   16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74),
+    22: ("IQ2_S", 256, 82),   18: ("IQ3_XXS", 256, 98), 21: ("IQ3_S", 256, 110),  23: ("IQ4_XS", 256, 136),
+    40: ("NVFP4", 64, 36),    41: ("Q1_0", 128, 18),
+}  # fmt: skip
+
+# The fewest bytes that a key with its value, a tensor's line in HEAD, and an array inside an array can take.
+KEY_BYTES, TENSOR_BYTES, ARRAY_BYTES = 14, 25, 12
+MAX_NAME = 65535  # bytes, the specification's limit for a key; we hold the names of tensors to it as well
+MAX_NESTING = 16  # of arrays in arrays: the specification has no limit, and llama.cpp does not read nested ones at all
+
+# How files begin that are opened by mistake.
+OTHER_FORMATS = {
+    b"PK\x03\x04": "a zip archive (a PyTorch checkpoint?)",
+    b"\x1f\x8b": "compressed with gzip",
+    b"lmgg": "a GGML file, which is older than GGUF",
+    b"fmgg": "a GGMF file, which is older than GGUF",
+    b"tjgg": "a GGJT file, which is older than GGUF",
+}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Tensor:
+    """One tensor as it is stored: `data` is a read-only view into the memory map, nothing is unpacked."""
+
+    name: str
+    type: str  # "F32", "Q4_K", ...: a name in TENSOR_TYPES
+    shape: tuple[int, ...]  # NumPy order, slowest first: a matrix is (out, in)
+    offset: int  # bytes from the start of the file `path`
+    data: np.ndarray = field(repr=False)  # uint8 (*shape[:-1], bytes in a row)
+    byte_order: str  # of the numbers in `data`: "<" little or ">" big endian, as NumPy writes it
+    path: Path
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes it takes in the file."""
+        return self.data.nbytes
+
+
+@dataclass(frozen=True, eq=False)
+class GGUF:
+    """A model file, read. Metadata values are int, float, bool, str, list[str], NumPy arrays, or lists of arrays."""
+
+    path: Path
+    version: int
+    byte_order: str
+    alignment: int
+    metadata: dict[str, Any] = field(repr=False)
+    types: dict[str, str] = field(repr=False)  # how each value is stored: "u32", "str", "arr[str,49152]"
+    tensors: dict[str, Tensor] = field(repr=False)  # in the order of the file
+
+
+def read_gguf(path: str | os.PathLike) -> GGUF:
+    """Open a GGUF file, or all parts of a split one, given the first.
+
+    The map of a file lives as long as a view of one of its tensors. Raises ModelFileError for whatever is wrong with
+    the file, and UnsupportedModel for a tensor type that we have never heard of.
+    """
+    first = _read_file(Path(path))
+    count = _split_number(first, "split.count") if "split.count" in first.metadata else 1
+    if count <= 1:
+        return first
+    number = _split_number(first, "split.no") + 1
+    ending = f"-{number:05d}-of-{count:05d}.gguf"
+    if not first.path.name.endswith(ending):
+        raise ModelFileError(f"{first.path}: this is part {number} of {count}; rename it to NAME{ending}")
+    name = first.path.name.removesuffix(ending)
+    if number != 1:
+        part_1 = first.path.with_name(f"{name}-00001-of-{count:05d}.gguf")
+        raise ModelFileError(f"{first.path}: this is part {number} of {count}; open the first, {part_1}")
+
+    tensors = dict(first.tensors)
+    for number in range(2, count + 1):
+        tensors |= _read_part(first, first.path.with_name(f"{name}-{number:05d}-of-{count:05d}.gguf"), number, tensors)
+    expected = _split_number(first, "split.tensors.count")
+    if len(tensors) != expected:
+        raise ModelFileError(f"{first.path}: split.tensors.count is {expected}, but the parts hold {len(tensors)}")
+    return replace(first, tensors=tensors)
+
+
+def _read_part(first: GGUF, path: Path, number: int, before: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Read the tensors of a later part; `before` are those of the parts before it."""
+    count = first.metadata["split.count"]
+    if not os.path.isfile(path):
+        raise ModelFileError(f"{first.path}: part {number} of {count} is missing: no file {path}")
+    part = _read_file(path)
+    found = _split_number(part, "split.no") + 1, _split_number(part, "split.count")
+    if found != (number, count):
+        raise ModelFileError(f"{path}: this is part {found[0]} of {found[1]}, not {number} of {count}; was it renamed?")
+    for name in part.tensors:
+        if name in before:
+            raise ModelFileError(f"{path}: tensor {name!r} is in {before[name].path} as well")
+    return part.tensors
+
+
+def _split_number(part: GGUF, key: str) -> int:
+    value = part.metadata.get(key)
+    if type(value) is not int:
+        raise ModelFileError(f"{part.path}: key {key!r} of a split model must be an integer, not {value!r:.60}")
+    return value
+
+
+def _read_file(path: Path) -> GGUF:
+    cursor = _Cursor(path, _map_file(path))
+    version = _read_version(cursor)
+    n_tensors, n_keys = cursor.number("Q"), cursor.number("Q")
+    cursor.reading = f"HEAD (keys: {n_keys}, tensors: {n_tensors})"
+    cursor.require(n_tensors * TENSOR_BYTES + n_keys * KEY_BYTES)
+
+    metadata, types = {}, {}
+    for i in range(n_keys):
+        cursor.reading = f"key {i + 1} of {n_keys}"
+        key = cursor.name()
+        cursor.reading = f"key {key!r}"
+        if key in metadata:
+            raise cursor.error("appears twice")
+        metadata[key], types[key] = cursor.value()
+
+    alignment = metadata.get("general.alignment", 32)
+    if types.get("general.alignment", "u32") != "u32" or alignment.bit_count() != 1:
+        cursor.reading = "key 'general.alignment'"
+        raise cursor.error(f"is {alignment!r:.60} ({types['general.alignment']}), but must be a power of two (u32)")
+    tensors = _read_tensors(cursor, n_tensors, alignment)
+    return GGUF(path, version, cursor.byte_order, alignment, metadata, types, tensors)
+
+
+def _map_file(path: Path) -> mmap.mmap:
+    if not os.path.exists(path):
+        raise ModelFileError(f"{path}: no such file")
+    if os.path.isdir(path):
+        raise ModelFileError(f"{path}: this is a directory; give the path of a GGUF file")
+    if not os.path.isfile(path):  # and opening a pipe would wait for ever
+        raise ModelFileError(f"{path}: not a regular file, so it cannot be mapped into memory")
+    if os.path.getsize(path) == 0:
+        raise ModelFileError(f"{path}: the file is empty; download it again")
+    try:
+        with open(path, "rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _read_version(cursor: "_Cursor") -> int:
+    """Read the first eight bytes, which also tell the byte order of all that follows."""
+    cursor.reading = "the header"
+    start = cursor.map[:64]
+    if not b"GGUF".startswith(start[:4]):
+        raise ModelFileError(f"{cursor.path}: not a GGUF file: {_what_else(start)}")
+    cursor.advance(4)
+    version = cursor.number("I")
+    if version & 0xFFFF == 0:  # a small number read the wrong way round
+        cursor.byte_order = ">"
+        cursor.at -= 4
+        version = cursor.number("I")
+    if version not in (2, 3):
+        advice = "update llmcore" if version > 3 else "convert the model again with a newer llama.cpp"
+        raise ModelFileError(f"{cursor.path}: GGUF version {version}, but we read versions 2 and 3; {advice}")
+    return version
+
+
+def _what_else(start: bytes) -> str:
+    """Guess from its first bytes what a file is."""
+    for magic, description in OTHER_FORMATS.items():
+        if start.startswith(magic):
+            return f"it is {description}"
+    if start[8:10] == b'{"':
+        return "it looks like safetensors; convert it with convert_hf_to_gguf.py of llama.cpp"
+    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start):
+        return f"it is text, {start[:40].decode()!r}; was a web page or a Git LFS pointer saved in its place?"
+    return f"it begins with the bytes {start[:4].hex(' ')}"
+
+
+class _Cursor:
+    """A place in a mapped file, which moves on as values are read.
+
+    The numbers in a file are not to be trusted: each count and length is compared with the bytes that are left, in
+    `require`, before anything of that size is made. Python's integers are exact, so a product cannot wrap around.
+    """
+
+    def __init__(self, path: Path, file: mmap.mmap):
+        self.path = path
+        self.map = file
+        self.at = 0
+        self.byte_order = "<"
+        self.reading = ""  # what is being read, for error messages
+
+    def error(self, problem: str) -> ModelFileError:
+        return ModelFileError(f"{self.path}: {self.reading} {problem}")
+
+    def require(self, n_bytes: int) -> None:
+        size = len(self.map)
+        if n_bytes > size - self.at:
+            raise self.error(
+                f"needs {n_bytes} bytes at byte {self.at}, past the end of the file ({size}); is the download complete?"
+            )
+
+    def advance(self, n_bytes: int) -> int:
+        """Move past the next bytes; returns where they start."""
+        self.require(n_bytes)
+        start = self.at
+        self.at += n_bytes
+        return start
+
+    def number(self, code: str) -> Any:
+        return self.numbers(code, 1).item()
+
+    def numbers(self, code: str, count: int) -> np.ndarray:
+        """Read an array, in the byte order of this machine."""
+        dtype = np.dtype(self.byte_order + code)
+        values = np.ndarray(count, dtype, self.map, self.advance(count * dtype.itemsize))
+        if code == "?" and values.view(np.uint8).max(initial=0) > 1:
+            raise self.error(f"has the byte {values.view(np.uint8).max()} for a bool, which must be 0 or 1")
+        return values.astype(dtype.newbyteorder("="))
+
+    def name(self) -> str:
+        """Read a key, or the name of a tensor."""
+        length = self.number("Q")
+        if not 1 <= length <= MAX_NAME:
+            raise self.error(f"has a name of {length} bytes; 1 to {MAX_NAME} are allowed")
+        start = self.advance(length)
+        try:
+            return self.map[start : self.at].decode()
+        except UnicodeDecodeError as error:
+            raise self.error(f"has a name that is not UTF-8, {error.object[:100]!r}") from error
+
+    def strings(self, count: int) -> list[str]:
+        """Read strings, one after another. Bytes that are not UTF-8 become lone surrogates, so that nothing is lost.
+
+        Gemma 3's 262,144 tokens take 0.06 s, where `number` and `advance` for each would take 0.4 s.
+        """
+        self.require(8 * count)
+        read_length = struct.Struct(self.byte_order + "Q").unpack_from
+        file, size, end = self.map, len(self.map), self.at
+        texts = []
+        # Each string must end before `limit`, which leaves room for the lengths of those that follow.
+        for limit in range(size - 8 * (count - 1), size + 1, 8):
+            start = end + 8
+            end = start + read_length(file, end)[0]
+            if end > limit:
+                raise self.error(
+                    f"has {end - start} bytes in string {len(texts) + 1} of {count} at byte {start}, but the file "
+                    f"({size} bytes) has {limit - start} left for it; is the download complete?"
+                )
+            texts.append(file[start:end].decode("utf-8", "surrogateescape"))
+        self.at = end
+        return texts
+
+    def value(self) -> tuple[Any, str]:
+        """Read the type and the value of a key; returns the value, and its type for people to read."""
+        kind = self.number("I")
+        if kind == ARRAY:
+            return self.array()
+        values, name = self.values(kind, 1)
+        return (values[0] if kind == STRING else values.item()), name
+
+    def array(self, depth: int = 1) -> tuple[Any, str]:
+        if depth > MAX_NESTING:
+            raise self.error(f"has arrays nested more than {MAX_NESTING} deep")
+        kind, count = self.number("I"), self.number("Q")
+        if kind == ARRAY:
+            self.require(count * ARRAY_BYTES)
+            return [self.array(depth + 1)[0] for _ in range(count)], f"arr[arr,{count}]"
+        values, name = self.values(kind, count)
+        return values, f"arr[{name},{count}]"
+
+    def values(self, kind: int, count: int) -> tuple[Any, str]:
+        if kind not in VALUE_TYPES:
+            raise self.error(f"has a value of type {kind}; GGUF has types 0 to {max(VALUE_TYPES)}")
+        name, code = VALUE_TYPES[kind]
+        return (self.strings(count) if kind == STRING else self.numbers(code, count)), name
+
+
+def _read_tensors(cursor: _Cursor, count: int, alignment: int) -> dict[str, Tensor]:
+    """Read the list of tensors that ends HEAD, and lay a view over the place of each in BODY."""
+    entries = [_read_entry(cursor, f"tensor {i + 1} of {count}") for i in range(count)]
+    body = cursor.at + -cursor.at % alignment
+    size = len(cursor.map)
+    tensors = {}
+    for name, type_, shape, stored, offset in entries:
+        cursor.reading = f"tensor {name!r}"
+        start, end = body + offset, body + offset + math.prod(stored)
+        if name in tensors:
+            raise cursor.error("appears twice")
+        if offset % alignment:
+            raise cursor.error(f"has offset {offset}, not a multiple of the alignment {alignment}")
+        if end > size:
+            raise cursor.error(f"ends at byte {end}, past the end of the file ({size}); is the download complete?")
+        data = np.ndarray(stored, np.uint8, cursor.map, start)
+        tensors[name] = Tensor(name, type_, shape, start, data, cursor.byte_order, cursor.path)
+
+    for one, two in itertools.pairwise(sorted(tensors.values(), key=lambda tensor: tensor.offset)):
+        end = one.offset + one.nbytes
+        if end > two.offset:
+            cursor.reading = f"tensor {two.name!r}"
+            raise cursor.error(f"at byte {two.offset} overlaps tensor {one.name!r}, from {one.offset} to {end}")
+    return tensors
+
+
+def _read_entry(cursor: _Cursor, reading: str) -> tuple[str, str, tuple[int, ...], tuple[int, ...], int]:
+    """Read a line of the list: a tensor's name, type, shape, shape in bytes as stored, and offset into BODY."""
+    cursor.reading = reading
+    name = cursor.name()
+    cursor.reading = f"tensor {name!r}"
+    n_dims = cursor.number("I")
+    if n_dims > 4:
+        raise cursor.error(f"has {n_dims} dimensions; at most 4 are allowed")
+    shape = tuple(cursor.numbers("Q", n_dims).tolist()[::-1]) or (1,)  # ggml stores a scalar as a row of one
+    type_id, offset = cursor.number("I"), cursor.number("Q")
+    if type_id not in TENSOR_TYPES:
+        known = ", ".join(type_ for type_, _, _ in TENSOR_TYPES.values())
+        raise UnsupportedModel(f"{cursor.path}: tensor {name!r} is of type {type_id}, which we lack; we know {known}")
+    type_, weights, n_bytes = TENSOR_TYPES[type_id]
+    if not 0 < math.prod(shape) < 2**63:
+        raise cursor.error(f"has shape {shape}, {math.prod(shape)} weights; 1 to 2^63 - 1 are allowed")
+    if shape[-1] % weights:
+        raise cursor.error(f"has rows of {shape[-1]} weights, not a multiple of the {weights} in a block of {type_}")
+    return name, type_, shape, (*shape[:-1], shape[-1] // weights * n_bytes), offset
+
+
+def describe(gguf: GGUF, width: int = 100) -> Iterator[str]:
+    """Yield the lines of a listing: a title, HEAD key by key, BODY tensor by tensor, totals by type."""
+    tensors = list(gguf.tensors.values())
+    paths = dict.fromkeys([gguf.path, *(tensor.path for tensor in tensors)])
+    size = sum(path.stat().st_size for path in paths)
+    endian = {"<": "little", ">": "big"}[gguf.byte_order]
+    yield f"{gguf.path.name}: GGUF version {gguf.version}, {endian} endian, {_size(size)}, aligned to {gguf.alignment}"
+
+    yield f"\nHEAD: {len(gguf.metadata)} keys"
+    rows = _table(((_cut(key, 48), type_) for key, type_ in gguf.types.items()), "<<")
+    for row, (key, value) in zip(rows, gguf.metadata.items(), strict=True):
+        yield f"{row}  {_show(value, width - len(row) - 2, gguf.types[key])}"
+
+    for path, part in itertools.groupby(tensors, key=lambda tensor: tensor.path):
+        yield "\nBODY" + (f" in {path.name}" if len(paths) > 1 else "")
+        yield from _table(_body_rows(part, size), "<<<>>>")
+    if tensors:
+        yield f"\nTOTAL: {len(tensors)} tensors"
+        yield from _table(_total_rows(tensors, size), "<>>>>>")
+
+
+def _body_rows(tensors: Iterator[Tensor], size: int) -> Iterator[tuple[str, ...]]:
+    yield "name", "type", "shape", "offset", "bytes", "share"
+    for t in tensors:
+        shape = " x ".join(map(str, t.shape))
+        yield _cut(t.name, 44), t.type, shape, str(t.offset), str(t.nbytes), f"{t.nbytes / size:.1%}"
+
+
+def _total_rows(tensors: list[Tensor], size: int) -> Iterator[tuple[str, ...]]:
+    groups = {type_: [t for t in tensors if t.type == type_] for type_ in sorted({t.type for t in tensors})}
+    yield "type", "tensors", "weights", "size", "bits per weight", "share"
+    for label, group in [*groups.items(), ("sum", tensors)]:
+        weights, n_bytes = sum(math.prod(t.shape) for t in group), sum(t.nbytes for t in group)
+        bits = f"{8 * n_bytes / weights:.2f}"
+        yield label, str(len(group)), f"{weights:,}", _size(n_bytes), bits, f"{n_bytes / size:.1%}"
+
+
+def _table(rows: Iterator[tuple[str, ...]], alignments: str) -> Iterator[str]:
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(f"{cell:{a}{w}}" for cell, a, w in zip(row, alignments, widths, strict=True))
+
+
+def _show(value: Any, width: int, type_: str = "") -> str:
+    """A metadata value on one line, cut to the width; strings are quoted, so that control characters are escaped."""
+    if isinstance(value, str):
+        return _cut(repr(value[:width]), width)
+    if isinstance(value, list | np.ndarray):
+        return _cut(f"[{', '.join(_show(item, width) for item in value[:width])}]", width)
+    return str(np.float32(value) if type_ == "f32" else value)  # an f32 prints with the digits it has, 1e-05
+
+
+def _cut(text: str, width: int) -> str:
+    text = text if text.isprintable() else repr(text)[1:-1]
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def _size(n_bytes: int) -> str:
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if n_bytes >= unit:
+            return f"{n_bytes / unit:.1f} {name}"
+    return f"{n_bytes} bytes"
+
+
+def main() -> int:
+    """Print what is in a model file."""
+    parser = argparse.ArgumentParser(prog="python -m llmcore.loader", description=main.__doc__)
+    parser.add_argument("file", help="a GGUF file; of a split model, the first")
+    args = parser.parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may lack some characters of the vocabulary
+    try:
+        for line in describe(read_gguf(args.file)):
+            print(line)
+        sys.stdout.flush()
+    except ModelFileError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `| head` has seen enough; keep Python from complaining when it flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
