@@ -1,0 +1,385 @@
+"""The tokenizer against ids worked out by hand, ids recorded from llama.cpp, and llama.cpp's own test vectors."""
+
+import codecs
+import json
+import time
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmcore.errors import ModelFileError, UnsupportedModel
+from llmcore.loader import read_gguf
+from llmcore.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, SpecialTokens, Tokenizer, merge_pairs
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+RECORDED = json.loads((ROOT / "tests/data/tokenizer.json").read_text(encoding="utf-8"))
+
+# GPT-2's 256 characters for bytes, in the order of its vocabulary: visible Latin-1 first, then U+0100 to U+0143.
+BYTE_CHARS = [chr(i) for i in (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100), *range(0x100, 0x144))]
+
+
+def spm(pieces, special=(), **metadata):
+    """SentencePiece: <unk> 0, <s> 1, </s> 2, bytes 3 to 258, pieces (text, score), special tokens (text, type)."""
+    tokens = [("<unk>", 0, UNKNOWN), ("<s>", 0, CONTROL), ("</s>", 0, CONTROL)]
+    tokens += [(f"<0x{byte:02X}>", 0, BYTE) for byte in range(256)]
+    tokens += [(text, score, NORMAL) for text, score in pieces] + [(text, 0, kind) for text, kind in special]
+    texts, scores, types = zip(*tokens, strict=True)
+    arrays = {"tokens": list(texts), "scores": np.array(scores, np.float32), "token_type": np.array(types, np.int32)}
+    return describe(**{"model": "llama", **arrays, **metadata})
+
+
+def bpe(merges=(), special=(), words=(), **metadata):
+    """Byte-level vocabulary: 256 bytes, the results of the merges, more words, then the special tokens (text, type)."""
+    texts = [*BYTE_CHARS, *dict.fromkeys(merge.replace(" ", "") for merge in merges), *words]
+    types = [NORMAL] * len(texts) + [kind for _, kind in special]
+    arrays = {"tokens": texts + [text for text, _ in special], "token_type": np.array(types, np.int32)}
+    return describe(**{"model": "gpt2", "pre": "gpt-2", "merges": list(merges), **arrays, **metadata})
+
+
+def describe(**values):
+    return {f"tokenizer.ggml.{name}": value for name, value in values.items() if value is not None}
+
+
+def make(metadata):
+    return Tokenizer.from_metadata(metadata, "x.gguf")
+
+
+def texts_of(tokenizer, text, **options):
+    return [tokenizer.tokens[i] for i in tokenizer.encode(text, add_special=False, **options)]
+
+
+@cache
+def from_file(path):
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    return make(read_gguf(path).metadata)
+
+
+# By hand: SentencePiece
+
+PIECES = [("▁", -10), ("a", -11), ("b", -12), ("c", -13), ("ab", -1), ("bc", -2), ("▁ab", -3), ("abc", -9), ("aa", -4)]
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("abc", ["▁ab", "c"]),  # ab scores -1, then ▁ab -3 beats abc -9
+        ("bc", ["▁", "bc"]),
+        ("bcabc", ["▁", "bc", "abc"]),  # ab and bc twice: ab first, then bc, then abc from ab + c
+        ("aaa", ["▁", "aa", "a"]),  # the leftmost of equals
+        ("b  c", ["▁", "b", "▁", "▁", "c"]),
+        ("aé", ["▁", "a", "<0xC3>", "<0xA9>"]),
+        ("<s>", ["▁", "<0x3C>", "<0x73>", "<0x3E>"]),  # a control token never comes from plain text
+    ],
+)
+def test_spm_joins_by_score(text, pieces):
+    assert texts_of(make(spm(PIECES)), text) == pieces
+
+
+def test_spm_bos_eos_and_empty_text():
+    tokenizer = make(spm(PIECES))
+    assert tokenizer.encode("abc") == [1, 265, 262]
+    assert (tokenizer.encode(""), tokenizer.encode("", add_special=False)) == ([1], [])
+    assert make(spm(PIECES, add_bos_token=False, add_eos_token=True)).encode("abc") == [265, 262, 2]
+
+
+def test_spm_space_prefix_returns_after_each_special_token():
+    tokenizer = make(spm(PIECES, [("[u]", USER_DEFINED)]))
+    assert texts_of(tokenizer, "ab<s>ab[u]ab</s>", parse_special=True) == ["▁ab", "<s>", "▁ab", "[u]", "▁ab", "</s>"]
+    assert texts_of(tokenizer, "[u]ab") == ["[u]", "▁ab"]
+    assert texts_of(make(spm(PIECES, add_space_prefix=False)), "abc") == ["abc"]
+
+
+def test_spm_decode_takes_one_space_off_the_beginning():
+    tokenizer = make(spm(PIECES, [("[u]", USER_DEFINED)]))
+    for text in ("ab", " ab", "  ", "é\nab c"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+        assert tokenizer.decode(tokenizer.encode(text, add_special=False)) == text
+    assert tokenizer.decode([1, 265, 265]) == "ab ab"
+    assert tokenizer.decode([1, 265, 2], special=True) == "<s>ab</s>"
+    assert tokenizer.decode([268, 265]) == "[u] ab"
+    assert make(spm(PIECES, add_space_prefix=False)).decode([265]) == " ab"
+
+
+def test_spm_with_several_unknown_pieces():
+    tokenizer = make(spm(PIECES, [("[PAD]", UNKNOWN), ("[MORE]", UNKNOWN)]))
+    assert texts_of(tokenizer, "ab[PAD]", parse_special=True) == ["▁ab", "[PAD]"]
+    assert "[PAD]" not in texts_of(tokenizer, "ab[PAD]")
+
+
+# By hand: byte-level BPE
+
+
+@pytest.mark.parametrize(
+    ("merges", "word", "symbols"),
+    [
+        (["a b", "b c"], "abc", ["ab", "c"]),
+        (["b c", "a b"], "abc", ["a", "bc"]),  # the lower rank first, although further right
+        (["a a"], "aaaaa", ["aa", "aa", "a"]),  # the leftmost of equals
+        (["a a", "aa aa"], "aaaaa", ["aaaa", "a"]),
+        (["h e", "l l", "he ll", "hell o"], "hello", ["hello"]),
+        (["c d", "b cd", "a b"], "abcd", ["a", "bcd"]),
+        (["a b", "b a"], "ababa", ["ab", "ab", "a"]),
+        ([], "ab", ["a", "b"]),
+        (["a b"], "", []),
+    ],
+)
+def test_merges(merges, word, symbols):
+    assert merge_pairs(word, {merge: rank for rank, merge in enumerate(merges)}) == symbols
+
+
+def test_long_words_do_not_take_quadratic_time():
+    ranks = {"a" * n + " " + "a" * n: rank for rank, n in enumerate([1, 2, 4, 8])}
+    start = time.perf_counter()
+    assert merge_pairs("a" * 100_000, ranks) == ["a" * 16] * 6250
+    assert time.perf_counter() - start < 5  # a plain loop takes minutes
+
+
+def test_bpe_symbol_that_is_no_token_falls_to_bytes():
+    metadata = bpe(["x y", "y z"])
+    metadata["tokenizer.ggml.tokens"][256] = "other"
+    assert texts_of(make(metadata), "xyyz") == ["x", "y", "yz"]
+
+
+def test_bpe_first_of_equal_merges_counts():
+    assert texts_of(make(bpe(["a b", "b c", "a b"])), "abc") == ["ab", "c"]
+
+
+def test_ignore_merges_takes_a_word_that_is_a_token():
+    assert texts_of(make(bpe(words=["abc"], pre="llama-bpe", add_bos_token=False)), "abc") == ["abc"]
+    assert texts_of(make(bpe(words=["abc"], pre="qwen2")), "abc") == ["a", "b", "c"]
+
+
+def test_bpe_bytes_and_spaces():
+    tokenizer = make(bpe(["Ġ a"]))
+    assert texts_of(tokenizer, "é a") == ["Ã", "©", "Ġa"]
+    assert tokenizer.decode(tokenizer.encode("é a\n")) == "é a\n"
+    assert tokenizer.token_text(256) == " a"
+
+
+def test_defaults_of_bos():
+    assert make(bpe()).encode("a") == [64]
+    assert make(bpe(pre="llama-bpe", bos_token_id=5)).encode("a") == [5, 64]
+    assert make(bpe(pre="llama-bpe", bos_token_id=5, add_bos_token=False)).encode("a") == [64]
+    assert make(bpe()).bos_id is None
+
+
+@pytest.mark.parametrize(
+    ("pre", "text", "words"),
+    [
+        ("gpt-2", "Hello world", ["Hello", " world"]),
+        ("gpt-2", "it's IT'S", ["it", "'s", " IT", "'", "S"]),
+        ("gpt-2", "a   b", ["a", "  ", " b"]),
+        ("gpt-2", "a\t\tb", ["a", "\t", "\t", "b"]),
+        ("gpt-2", "a  ", ["a", "  "]),
+        ("gpt-2", "ab12345!?", ["ab", "12345", "!?"]),
+        ("gpt-2", "x\x1c\x85y", ["x", "\x1c", "\x85", "y"]),  # \x1c is no white space in Unicode, \x85 is
+        ("gpt-2", "é漢字٣½x", ["é漢字", "٣½", "x"]),
+        ("gpt-2", "\U0001d49c\U0001d4b7😀x", ["\U0001d49c\U0001d4b7", "😀", "x"]),  # two letters past U+FFFF
+        ("smollm", "a 123", ["a", " ", "1", "2", "3"]),
+        ("smollm", "a  1", ["a", "  ", "1"]),  # each pattern sees one piece only
+        ("llama-bpe", "it's IT'S", ["it", "'s", " IT", "'S"]),
+        ("llama-bpe", "12345 6", ["123", "45", " ", "6"]),
+        ("llama-bpe", "a \n\n b", ["a", " \n\n", " b"]),
+        ("llama-bpe", "(word) {\n}", ["(word", ")", " {\n", "}"]),
+        ("llama-bpe", "'\u017fa", ["'\u017fa"]),  # long s: an s for Python's (?i), but this is no 's
+        ("qwen2", "12345 6", ["1", "2", "3", "4", "5", " ", "6"]),
+        ("deepseek-r1-qwen", "IT'LL", ["IT", "'LL"]),
+    ],
+)
+def test_words(pre, text, words):
+    assert make(bpe(pre=pre, bos_token_id=0)).algorithm.words(text) == words
+
+
+# By hand: special tokens
+
+
+def test_special_tokens_need_parse_special_but_user_defined_ones_do_not():
+    tokenizer = make(bpe(special=[("<c>", CONTROL), ("<u>", USER_DEFINED), ("<n>", UNKNOWN)]))
+    assert texts_of(tokenizer, "<c>a<u>b<n>") == ["<", "c", ">", "a", "<u>", "b", "<", "n", ">"]
+    assert texts_of(tokenizer, "<c>a<u>b<n>", parse_special=True) == ["<c>", "a", "<u>", "b", "<n>"]
+    ids = tokenizer.encode("<c>a<u>b<n>", parse_special=True)
+    assert tokenizer.decode(ids) == "a<u>b"
+    assert tokenizer.decode(ids, special=True) == "<c>a<u>b<n>"
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("ab|cd", ["a", 2]),  # the longest token anywhere, not the first that fits
+        ("ab|", [1]),
+        ("xab||x", ["x", 1, "|x"]),
+        ("nnnnn", [4, 3]),
+        ("b|cdb|cd", [2, 2]),
+        ("", []),
+    ],
+)
+def test_the_longest_special_token_wins(text, pieces):
+    assert SpecialTokens({"ab|": 1, "b|cd": 2, "nn": 3, "nnn": 4}, frozenset()).split(text) == pieces
+
+
+def test_phi3_special_tokens_swallow_white_space():
+    special = [("<|user|>", CONTROL), ("<|endoftext|>", CONTROL)]
+    metadata = spm(PIECES, special) | {"general.name": "Phi-3 mini"}
+    pieces = texts_of(make(metadata), "<|user|> \nab<|endoftext|> b", parse_special=True)
+    assert pieces == ["<|user|>", "▁ab", "<|endoftext|>", "▁", "▁", "b"]
+
+
+@pytest.mark.parametrize(
+    ("special", "metadata", "ends"),
+    [
+        (["<x>"], {}, []),
+        (["<x>"], {"eos_token_id": 256}, ["<x>"]),
+        (["<x>", "<y>"], {"eot_token_id": 257}, ["<y>"]),
+        (["<|im_end|>", "<|endoftext|>", "<x>"], {"eos_token_id": 258}, ["<x>", "<|endoftext|>", "<|im_end|>"]),
+        (["<|fim_pad|>", "<|file_sep|>", "<|fim_prefix|>"], {}, ["<|file_sep|>", "<|fim_pad|>"]),
+        (["<|end|>"], {}, ["<|end|>"]),
+        (["<|end|>", "<|return|>", "<|call|>", "<|start|>"], {}, ["<|call|>", "<|return|>"]),  # gpt-oss
+        (["</s>", "<eos>"], {}, ["</s>", "<eos>"]),
+        (["</s>", "<eos>", "<|tool_response>"], {}, ["<eos>", "<|tool_response>"]),
+    ],
+)
+def test_end_of_generation(special, metadata, ends):
+    tokenizer = make(bpe(special=[(text, CONTROL) for text in special], **metadata))
+    assert sorted(tokenizer.tokens[i] for i in tokenizer.eog_ids) == ends
+
+
+def test_known_texts_are_control_tokens_whatever_the_file_says():
+    special = [("<|im_end|>", NORMAL), ("<|fim_prefix|>", USER_DEFINED), ("<|message|>", CONTROL)]
+    tokenizer = make(bpe(special=special))
+    assert tokenizer.types[-3:] == [CONTROL, CONTROL, USER_DEFINED]
+
+
+# By hand: odd texts and damaged files
+
+
+@pytest.mark.parametrize("metadata", [spm(PIECES), bpe()])
+def test_surrogates_and_byte_order_marks(metadata):
+    tokenizer = make(metadata)
+    for text, meaning in [
+        ("a\ud83d", "a\ufffd"),
+        ("\udc80b\ud83dA", "\ufffdb\ufffdA"),
+        ("\ud83d\ude00", "😀"),
+        ("\ufeffa\ufeff", "\ufeffa\ufeff"),
+        ("\0", "\0"),
+    ]:
+        assert tokenizer.decode(tokenizer.encode(text)) == meaning
+
+
+@pytest.mark.parametrize("bad", [-1, 256, 10**9])
+def test_decode_refuses_ids_out_of_range(bad):
+    with pytest.raises(ValueError, match=rf"{bad}\b.* 256 tokens"):
+        make(bpe()).decode([1, bad])
+
+
+def test_token_bytes_stream_to_the_text_of_decode():
+    tokenizer = make(bpe())
+    ids = [*tokenizer.encode("naïve 😀 漢"), *(BYTE_CHARS.index(char) for char in "æa")]  # bytes E6 61 are no UTF-8
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    streamed = "".join(decoder.decode(tokenizer.token_bytes(i)) for i in ids) + decoder.decode(b"", final=True)
+    assert streamed == tokenizer.decode(ids)
+    assert streamed == "naïve 😀 漢\ufffda"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "error", "message"),
+    [
+        ({}, ModelFileError, "x.gguf: tokenizer.ggml.model is missing"),
+        (describe(model="bert"), UnsupportedModel, "'bert'; we have llama, gpt2"),
+        (describe(model="llama"), ModelFileError, "tokenizer.ggml.tokens is missing"),
+        (describe(model="llama", tokens=[]), ModelFileError, "tokens is refused by sentencepiece"),
+        (bpe(pre="nonesuch"), UnsupportedModel, "'nonesuch'; we have gpt-2, "),
+        (bpe(pre=None), UnsupportedModel, "pre is 'default'; we have gpt-2, "),
+        (bpe() | {"tokenizer.ggml.merges": None}, ModelFileError, "merges is missing"),
+        (bpe() | {"tokenizer.ggml.merges": ["a b", "ab"]}, ModelFileError, "merges holds 'ab'"),
+        (bpe() | {"tokenizer.ggml.merges": ["a b c"]}, ModelFileError, "merges holds 'a b c'"),
+        (bpe() | {"tokenizer.ggml.merges": np.arange(3)}, ModelFileError, "merges is of type ndarray, not list"),
+        (bpe(bos_token_id=256), ModelFileError, "bos_token_id is 256, but there are 256 tokens"),
+        (bpe(eos_token_id="2"), ModelFileError, "eos_token_id is of type str, not int"),
+        (bpe(add_bos_token=True), ModelFileError, "bos_token_id is missing"),
+        (bpe(words=["a"]), ModelFileError, "tokens holds 'a' twice"),
+        (spm(PIECES, scores=np.zeros(3)), ModelFileError, r"scores has shape \(3,\), but there are 268 tokens"),
+        (spm(PIECES, token_type=np.ones(300)), ModelFileError, r"token_type has shape \(300,\)"),
+        (spm(PIECES, token_type=np.full(268, BYTE)), ModelFileError, "tokens is refused by sentencepiece"),
+    ],
+)
+def test_bad_metadata_is_refused_by_name(metadata, error, message):
+    with pytest.raises(error, match=message):
+        make(metadata)
+
+
+# Recorded from llama.cpp (tests/data/tokenizer.json says how)
+
+
+@cache
+def recorded(name):
+    special = [tuple(pair) for pair in RECORDED["special"]]
+    if name == "spm":
+        return make(spm(RECORDED["pieces"], special))
+    return make(bpe(RECORDED["merges"], special, pre=name, bos_token_id=1))
+
+
+@pytest.mark.parametrize("name", ["spm", "gpt-2", "smollm", "llama-bpe", "qwen2"])
+def test_recorded_ids(name):
+    tokenizer = recorded(name)
+    for case in RECORDED["cases"]:
+        assert tokenizer.encode(case["text"], add_special=False) == case[name][0], case["text"]
+        assert tokenizer.encode(case["text"], add_special=False, parse_special=True) == case[name][-1], case["text"]
+
+
+@given(text=st.text())
+@pytest.mark.parametrize("name", ["spm", "gpt-2", "smollm", "llama-bpe", "qwen2"])
+@settings(max_examples=50, deadline=None)
+def test_decode_undoes_encode(name, text):
+    tokenizer = recorded(name)
+    assert tokenizer.decode(tokenizer.encode(text, add_special=False)) == text
+
+
+# Whole vocabularies, where they are at hand
+
+
+@pytest.mark.parametrize("name", ["llama-spm", "phi-3", "gpt-2", "llama-bpe", "qwen2"])
+def test_vectors_of_llama_cpp(name):
+    path = SHARED / f"vocab/ggml-vocab-{name}.gguf"
+    tokenizer = from_file(path)
+    texts = Path(f"{path}.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
+    lines = Path(f"{path}.out").read_text().splitlines()
+    assert len(lines) == 46  # the 47th text is what follows the last separator: nothing
+    assert texts[46:] == [""]
+    for text, line in zip(texts, lines, strict=False):
+        assert tokenizer.encode(text, add_special=False) == [int(number) for number in line.split()], text
+
+
+MODELS = ["SmolLM2-135M-Instruct.Q4_1.gguf", "gemma-3-270m-q4_k_m.gguf"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_prompts_of_real_models(name):
+    reference = SHARED / "reference/real/given.json"
+    tokenizer = from_file(ROOT / "models" / name)
+    if not reference.exists():
+        pytest.skip(f"{reference} is not there")
+    for prompt in json.loads(reference.read_text(encoding="utf-8"))[name]:
+        assert tokenizer.encode(prompt["prompt"]) == prompt["ids"]
+
+
+def test_chat_tokens_of_real_models():
+    smollm, gemma = (from_file(ROOT / "models" / name) for name in MODELS)
+    assert {smollm.tokens[i] for i in smollm.eog_ids} == {"<|im_end|>", "<|endoftext|>", "<reponame>"}
+    assert {gemma.tokens[i] for i in gemma.eog_ids} == {"<eos>", "<end_of_turn>", "</s>"}
+    assert texts_of(smollm, "<|im_start|>user\n", parse_special=True) == ["<|im_start|>", "user", "Ċ"]
+    assert "<|im_start|>" in smollm.chat_template
+    assert texts_of(gemma, "<start_of_turn>user\n\n", parse_special=True) == ["<start_of_turn>", "user", "\n\n"]
+
+
+@given(text=st.text())
+@pytest.mark.parametrize("path", [SHARED / f"vocab/ggml-vocab-{name}.gguf" for name in ("llama-spm", "gpt-2", "qwen2")])
+@settings(max_examples=50, deadline=None)
+def test_decode_undoes_encode_for_whole_vocabularies(path, text):
+    tokenizer = from_file(path)
+    assert tokenizer.decode(tokenizer.encode(text, add_special=False)) == text
