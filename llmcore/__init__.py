@@ -1,4 +1,4 @@
-"""llmcore: a minimal LLM inference engine in NumPy. `llmcore.load(path)` opens a model; the story begins in loader.py."""
+"""llmcore: a minimal LLM inference engine in NumPy. `llmcore.load(path)` opens a model; loader.py begins the story."""
 
 from importlib import import_module
 

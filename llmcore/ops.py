@@ -1,0 +1,95 @@
+"""The small mathematics of a transformer: norms, softmax, activations, rotary positions. Pure functions on float32.
+
+Shape key: T new tokens, S cached + new, D model width, N query heads, K key/value heads, G = N/K, H head width,
+R = n_rot/2 rotating pairs, F feed-forward width, V vocabulary.
+"""
+
+import math
+
+import numpy as np
+
+
+def rms_norm(x, gain, eps):
+    """x / sqrt(mean(x^2) + eps) * gain over the last axis; (..., D), (D,) -> (..., D).
+
+    Zhang & Sennrich 2019, arXiv:1910.07467.
+    """
+    mean_square = np.einsum("...d,...d->...", x, x)[..., None] / np.float32(x.shape[-1])
+    return x / np.sqrt(mean_square + np.float32(eps)) * gain
+
+
+def softmax(x, out=None):
+    """exp(x - max) / sum(exp(x - max)) over the last axis; the maximum is taken out so that exp cannot overflow."""
+    out = np.subtract(x, x.max(axis=-1, keepdims=True), out=out)
+    np.exp(out, out=out)
+    out /= out.sum(axis=-1, keepdims=True)
+    return out
+
+
+def log_softmax(x):
+    """x - max - log(sum(exp(x - max))) over the last axis: the log-probabilities of logits."""
+    shifted = x - x.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def silu(x):
+    """x / (1 + exp(-x)). Elfwing et al. 2017, arXiv:1702.03118."""
+    with np.errstate(over="ignore"):  # exp(-x) is inf below -88, and x / inf is the right answer, 0
+        return x / (1 + np.exp(-x))
+
+
+def gelu(x):
+    """x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), the tanh form. Hendrycks & Gimpel 2016, arXiv:1606.08415."""
+    inner = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x * x * x)
+    return np.float32(0.5) * x * (1 + np.tanh(inner))
+
+
+ACTIVATIONS = {"silu": silu, "gelu": gelu}
+
+
+def rope_table(rope, positions_T, factors_R=None):
+    """Cosines and sines of the angles of each position; `config.Rope`, (T,) -> (T, R), (T, R).
+
+    angle = p / factor * base^(-2i / n_rot), each pair i divided by factors_R[i] where the file has such factors.
+    Su et al. 2021, arXiv:2104.09864. Angles are made in float64: at position 8,000 a float32 has lost three digits.
+    """
+    frequency_R = rope.base ** (-np.arange(0, rope.n_rot, 2) / rope.n_rot)
+    if factors_R is not None:
+        frequency_R = frequency_R / factors_R
+    gain = rope.gain
+    if rope.yarn_context is None:
+        frequency_R = frequency_R / rope.factor
+    else:
+        keep_R = yarn_ramp(rope)
+        frequency_R = frequency_R * (keep_R + (1 - keep_R) / rope.factor)
+        gain *= 1 + 0.1 * math.log(rope.factor)
+    angles_TR = np.outer(positions_T, frequency_R)
+    return (gain * np.cos(angles_TR)).astype(np.float32), (gain * np.sin(angles_TR)).astype(np.float32)
+
+
+def yarn_ramp(rope, beta_fast=32.0, beta_slow=1.0):
+    """Per pair, how much of its original frequency YaRN keeps: 1 where it turns beta_fast times or more within the
+    original context, 0 where it turns less than beta_slow times, a line between. Peng et al. 2023, arXiv:2309.00071.
+    """
+
+    def pair_turning(times):  # the (fractional) index of the pair that turns so many times within the original context
+        return rope.n_rot * math.log(rope.yarn_context / (times * 2 * math.pi)) / (2 * math.log(rope.base))
+
+    low = max(0, math.floor(pair_turning(beta_fast)))
+    high = min(rope.n_rot - 1, math.ceil(pair_turning(beta_slow)))
+    return 1 - np.clip((np.arange(rope.n_rot // 2) - low) / max(0.001, high - low), 0, 1)
+
+
+def rope(x_TNH, cos_TR, sin_TR, pairs):
+    """Rotate each pair (a, b) of a head by its angle: (a cos - b sin, a sin + b cos); dimensions past 2R pass through.
+
+    pairs "adjacent": (x[2i], x[2i + 1]); "halves": (x[i], x[i + R]).
+    """
+    R = cos_TR.shape[1]
+    first, second = (slice(0, 2 * R, 2), slice(1, 2 * R, 2)) if pairs == "adjacent" else (slice(R), slice(R, 2 * R))
+    cos_T1R, sin_T1R = cos_TR[:, None], sin_TR[:, None]
+    a, b = x_TNH[..., first], x_TNH[..., second]
+    out_TNH = x_TNH.copy()
+    out_TNH[..., first] = a * cos_T1R - b * sin_T1R
+    out_TNH[..., second] = a * sin_T1R + b * cos_T1R
+    return out_TNH

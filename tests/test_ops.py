@@ -1,0 +1,75 @@
+"""The small mathematics against numbers worked out by hand, or with Python's own math on single numbers."""
+
+import math
+
+import numpy as np
+import pytest
+
+from llmcore import ops
+from llmcore.config import Rope
+
+
+def test_rms_norm_of_3_4():
+    # mean square (9 + 16) / 2 = 12.5; with eps 3.5 its root is 4
+    np.testing.assert_array_equal(ops.rms_norm(np.float32([[3, 4]]), np.float32([2, 8]), 3.5), [[1.5, 8]])
+
+
+def test_softmax_does_not_overflow():
+    np.testing.assert_allclose(ops.softmax(np.float32([1000, 1000 + math.log(3)])), [0.25, 0.75], rtol=1e-4)
+
+
+def test_softmax_gives_hidden_places_nothing():
+    np.testing.assert_array_equal(ops.softmax(np.float32([-np.inf, 5, -np.inf])), [0, 1, 0])
+
+
+def test_log_softmax_is_the_logarithm():
+    np.testing.assert_allclose(ops.log_softmax(np.array([0.0, math.log(3)])), [math.log(0.25), math.log(0.75)])
+
+
+@pytest.mark.parametrize("x", [-100.0, -3.0, -0.1, 0.0, 0.7, 4.0, 100.0])
+def test_activations(x):
+    sigmoid = 1 / (1 + math.exp(-x))
+    gelu = 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    np.testing.assert_allclose(ops.silu(np.float32([x])), [x * sigmoid], rtol=1e-5, atol=1e-30)
+    np.testing.assert_allclose(ops.gelu(np.float32([x])), [gelu], rtol=1e-5, atol=1e-7)
+
+
+def rotated(x, position, base, pairs, n_rot, divide=1.0, gain=1.0):
+    """RoPE of one head, pair by pair, with complex numbers."""
+    x = list(x)
+    for i in range(n_rot // 2):
+        a, b = (2 * i, 2 * i + 1) if pairs == "adjacent" else (i, i + n_rot // 2)
+        angle = position * base ** (-2 * i / n_rot) / divide
+        turned = complex(x[a], x[b]) * complex(math.cos(angle), math.sin(angle)) * gain
+        x[a], x[b] = turned.real, turned.imag
+    return x
+
+
+@pytest.mark.parametrize("pairs", ["adjacent", "halves"])
+@pytest.mark.parametrize("n_rot", [8, 6])
+def test_rope_turns_each_pair_by_its_angle(pairs, n_rot):
+    rope = Rope(n_rot, pairs, base=100.0, factor=4.0, gain=1.5)
+    x_TNH = np.random.default_rng(0).standard_normal((3, 2, 8)).astype(np.float32)
+    positions = [0, 5, 77]
+    out = ops.rope(x_TNH, *ops.rope_table(rope, np.array(positions)), pairs)
+    want = [
+        [rotated(x, p, 100.0, pairs, n_rot, 4.0, 1.5) for x in x_NH] for x_NH, p in zip(x_TNH, positions, strict=True)
+    ]
+    np.testing.assert_allclose(out, want, rtol=1e-5, atol=1e-6)
+
+
+def test_rope_factors_divide_the_angles():
+    rope = Rope(4, "halves", base=100.0)
+    cos_TR, _ = ops.rope_table(rope, np.array([3]), np.float32([2, 5]))
+    np.testing.assert_allclose(cos_TR, [[math.cos(3 / 2), math.cos(3 * 0.1 / 5)]], rtol=1e-6)
+
+
+def test_yarn_keeps_fast_pairs_and_stretches_slow_ones():
+    # Pairs turn base^(-2i/n_rot) / 2 pi times a token: with 64 dimensions and base 10000 pair 0 turns 652 times within
+    # 4096 tokens and pair 31 a twelfth of a time, so one keeps its frequency and the other is divided by the factor.
+    rope = Rope(64, "halves", base=10000.0, factor=8.0, yarn_context=4096)
+    cos_TR, sin_TR = ops.rope_table(rope, np.array([1]))
+    angles_R = np.arctan2(sin_TR[0], cos_TR[0])
+    np.testing.assert_allclose(angles_R[0], 1, rtol=1e-6)
+    np.testing.assert_allclose(angles_R[31], 10000 ** (-62 / 64) / 8, rtol=1e-5)
+    np.testing.assert_allclose(np.hypot(cos_TR, sin_TR), 1 + 0.1 * math.log(8), rtol=1e-6)
