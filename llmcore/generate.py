@@ -1,0 +1,244 @@
+"""The command line: `python -m llmcore.generate --model M --prompt P`.
+
+Only the text goes to standard output; the seed, a progress bar and one line of timings go to standard error.
+Exit status: 0, 1 for a bad file or prompt, 2 for bad arguments, 130 on Ctrl-C.
+"""
+
+import argparse
+import os
+import secrets
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from .llm import END_OF_TEXT, LLM, WEIGHTS, load, until_stop
+from .ops import log_softmax
+from .sampling import Sampling
+
+MODELS = Path("models")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        how = Sampling(args.temperature, args.top_k, args.top_p, args.min_p, args.repeat_penalty)
+        until_stop((), args.stop)  # refuses an empty stop string before a model is loaded
+    except ValueError as error:
+        parser.error(str(error))
+    say = (lambda text: None) if args.quiet else (lambda text: print(text, file=sys.stderr, flush=True))
+    warnings.showwarning = lambda message, *_: say(f"warning: {message}")
+    try:
+        return run(args, how, say)
+    except (ValueError, OSError) as error:
+        if isinstance(error, BrokenPipeError):  # the reader of our output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except MemoryError:
+        print(f"error: {args.model}: not enough memory for this model in float32", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def run(args, how: Sampling, say) -> int:
+    """Load, generate, report."""
+    sys.stdout.reconfigure(encoding="utf-8")
+    prompt = read_prompt(args)
+    path = args.model or the_one_model()
+    begin = time.perf_counter()
+    llm = load(path, weights=args.weights, context_length=args.context, progress=not args.quiet)
+    load_seconds = time.perf_counter() - begin
+    seed = secrets.randbits(32) if args.seed is None else args.seed
+    prompt_ids = llm.encode_prompt(prompt)
+    max_tokens = args.max_tokens or llm.context_length
+    clock = Clock()
+    tokens = clock.watch(llm.tokens(prompt_ids, max_tokens=max_tokens, how=how, seed=seed, ignore_eos=args.ignore_eos))
+    if how.temperature > 0:
+        say(f"seed {seed}")
+    if args.logprobs:
+        tokens = report_logprobs(tokens, llm, args.logprobs)
+    if args.echo:
+        print(prompt, end="", flush=True)
+    status = 0
+    try:
+        for piece in until_stop(llm.text(tokens), args.stop):
+            print(piece, end="", flush=True)
+        end = clock.end or "stop string"
+    except KeyboardInterrupt:
+        end, status = "interrupted", 130
+    if sys.stdout.isatty():
+        print(flush=True)
+    say(clock.line(len(prompt_ids), load_seconds, end))
+    return status
+
+
+def read_prompt(args) -> str:
+    """The prompt that was asked for; one line end at the very end of standard input or of a file is not part of it."""
+    if args.prompt_file is None and args.prompt != "-":
+        where, data = "--prompt", os.fsencode(args.prompt)
+    elif args.prompt_file is None:
+        where, data = "standard input", sys.stdin.buffer.read()
+    else:
+        where, data = args.prompt_file, Path(args.prompt_file).read_bytes()
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: byte {error.start} is not UTF-8; convert the prompt to UTF-8") from None
+    return text if where == "--prompt" else text.removesuffix("\n").removesuffix("\r")
+
+
+def the_one_model() -> Path:
+    """The model in models/, if there is just one; of a split file the first part stands for all."""
+    found = sorted(path for path in MODELS.glob("*.gguf") if "-of-" not in path.stem or "-00001-of-" in path.stem)
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise ValueError(
+            f"no model in {MODELS.absolute()}; name one with --model, or: python scripts/fetch_model.py smollm2"
+        )
+    raise ValueError(f"more than one model in {MODELS}/; choose one with --model: {', '.join(map(str, found))}")
+
+
+class Clock:
+    """Watches tokens go by, and says how long they took."""
+
+    def __init__(self):
+        self.times = [time.perf_counter()]
+        self.end = None
+
+    def watch(self, tokens):
+        """The same tokens; notes the time and the end of each."""
+        for token in tokens:
+            self.times.append(time.perf_counter())
+            self.end = token.end
+            yield token
+
+    def line(self, n_prompt, load_seconds, end) -> str:
+        """One line of timings. The first token comes out of the prompt's pass, so decoding is counted from there."""
+        n_tokens = len(self.times) - 1
+        if n_tokens == 0:
+            return f"load {load_seconds:.2f} s | prompt {n_prompt} tokens | {end}"
+        n_text = n_tokens - (end == END_OF_TEXT)
+        prefill, decode = self.times[1] - self.times[0], self.times[-1] - self.times[1]
+        speed = f" ({(n_tokens - 1) / decode:.1f} tokens/s)" if n_tokens > 1 else ""
+        return (
+            f"load {load_seconds:.2f} s"
+            f" | prompt {n_prompt} tokens in {prefill:.2f} s ({n_prompt / prefill:.1f} tokens/s)"
+            f" | text {n_text} tokens in {decode:.2f} s{speed} | {end}"
+        )
+
+
+def report_logprobs(tokens, llm: LLM, n: int):
+    """The same tokens; writes the log-probability of each to standard error, and those of the n most likely."""
+
+    def shown(token_id):
+        return f"{llm.tokenizer.token_text(token_id)!r} {logprobs_V[token_id]:.4f}"
+
+    for token in tokens:
+        logprobs_V = log_softmax(token.logits.astype(np.float64))
+        best = np.argsort(-logprobs_V, kind="stable")[:n]
+        print(f"logprob {shown(token.id)} | best {', '.join(map(shown, best))}", file=sys.stderr, flush=True)
+        yield token
+
+
+def _whole_number(least):
+    def parse(text):
+        try:
+            number = int(text)
+        except ValueError:
+            number = None
+        if number is None or number < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
+        return number
+
+    return parse
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="python -m llmcore.generate", description="Continue a prompt with a language model from a GGUF file."
+    )
+    parser.add_argument("--model", metavar="M", help="a GGUF file; by default the one model in models/")
+    prompt = parser.add_mutually_exclusive_group(required=True)
+    prompt.add_argument("--prompt", metavar="P", help="the text to continue; - reads it from standard input")
+    prompt.add_argument("--prompt-file", metavar="F", help="a file that holds the text to continue (UTF-8)")
+    parser.add_argument(
+        "--max-tokens",
+        metavar="N",
+        type=_whole_number(1),
+        help="stop after N tokens (default: when the model ends its text or the context is full)",
+    )
+    parser.add_argument(
+        "--temperature", metavar="T", type=float, default=0.8, help="0 always takes the most likely token (default 0.8)"
+    )
+    parser.add_argument(
+        "--top-k",
+        metavar="K",
+        type=int,
+        default=40,
+        help="choose among the K most likely tokens; 0 is off (default 40)",
+    )
+    parser.add_argument(
+        "--top-p",
+        metavar="P",
+        type=float,
+        default=0.95,
+        help="choose among the fewest tokens whose probabilities reach P; 1 is off (default 0.95)",
+    )
+    parser.add_argument(
+        "--min-p",
+        metavar="P",
+        type=float,
+        default=0.05,
+        help="drop tokens less likely than P times the most likely; 0 is off (default 0.05)",
+    )
+    parser.add_argument(
+        "--repeat-penalty",
+        metavar="R",
+        type=float,
+        default=1.0,
+        help="make the last 64 tokens less likely; 1 is off (default 1)",
+    )
+    parser.add_argument(
+        "--seed",
+        metavar="S",
+        type=_whole_number(0),
+        help="the same seed gives the same text (default: a new one, printed)",
+    )
+    parser.add_argument(
+        "--stop",
+        metavar="STR",
+        action="append",
+        default=[],
+        help="end the text before STR; may be given more than once",
+    )
+    parser.add_argument(
+        "--context",
+        metavar="N",
+        type=_whole_number(1),
+        help="tokens of prompt and text together (default: the model's own)",
+    )
+    parser.add_argument(
+        "--weights", choices=WEIGHTS, default="auto", help="how weights are held in memory (default auto)"
+    )
+    parser.add_argument("--ignore-eos", action="store_true", help="go on when the model ends its text")
+    parser.add_argument("--echo", action="store_true", help="print the prompt before the text")
+    parser.add_argument(
+        "--logprobs",
+        metavar="N",
+        type=_whole_number(1),
+        help="write each token's log-probability and those of the N best to standard error",
+    )
+    parser.add_argument("--quiet", action="store_true", help="write nothing but errors to standard error")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""The command line as a user meets it: what goes where, and with which exit status."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import DATA, ROOT
+
+import llmcore
+from llmcore import generate
+
+MODEL = str(DATA / "llama.gguf")
+GREEDY = ("--model", MODEL, "--temperature", "0", "--max-tokens", "12", "--ignore-eos")
+
+
+def run(*arguments, stdin=None, cwd=ROOT):
+    """(status, standard output, standard error) of the command line in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "llmcore.generate", *arguments]
+    done = subprocess.run(command, input=stdin, capture_output=True, cwd=cwd, env=environment, timeout=60)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+@pytest.fixture(scope="module")
+def text():
+    """What the model says to "hello", by the library."""
+    return "".join(llmcore.load(MODEL).generate("hello", max_tokens=12, temperature=0, ignore_eos=True))
+
+
+def test_only_the_text_goes_to_standard_output(text):
+    status, out, err = run(*GREEDY, "--prompt", "hello")
+    assert (status, out) == (0, text)
+    assert re.fullmatch(r"load \S+ s \| prompt \d+ tokens in .* \| text 12 tokens in .* \| max tokens reached\n", err)
+
+
+def test_quiet_says_nothing_else(text):
+    assert run(*GREEDY, "--prompt", "hello", "--quiet") == (0, text, "")
+
+
+def test_echo_puts_the_prompt_first(text):
+    assert run(*GREEDY, "--prompt", "hello", "--echo")[1] == "hello" + text
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
+def test_the_prompt_may_come_by_a_pipe_or_a_file(text, end, tmp_path):
+    (tmp_path / "prompt.txt").write_bytes(b"hello" + end)
+    assert run(*GREEDY, "--prompt", "-", stdin=b"hello" + end)[:2] == (0, text)
+    assert run(*GREEDY, "--prompt-file", str(tmp_path / "prompt.txt"))[:2] == (0, text)
+
+
+def test_only_one_line_end_is_taken_off():
+    more = run(*GREEDY, "--prompt", "-", "--echo", stdin=b"hello\n\n")[1]
+    assert more.startswith("hello\n")
+    assert not more.startswith("hello\n\n")
+
+
+def test_the_seed_is_told_and_repeats_the_text():
+    hot = ("--model", MODEL, "--prompt", "hello", "--max-tokens", "12", "--temperature", "2", "--top-k", "0")
+    _, out, err = run(*hot)
+    seed = re.match(r"seed (\d+)\n", err)[1]
+    assert run(*hot, "--seed", seed)[1] == out
+
+
+def test_a_stop_string_ends_the_text_before_it(text):
+    stop = text[3:5]
+    status, out, err = run(*GREEDY, "--prompt", "hello", "--stop", "never", "--stop", stop)
+    assert (status, out) == (0, text[: text.index(stop)])
+    assert err.endswith("| stop string\n")
+
+
+def test_logprobs_are_those_of_the_logits():
+    _, _, err = run(*GREEDY, "--prompt", "hello", "--logprobs", "2")
+    lines = [line for line in err.splitlines() if line.startswith("logprob ")]
+    assert len(lines) == 12
+    llm = llmcore.load(MODEL)
+    logits_V = llm.logits(llm.encode_prompt("hello"))[-1].astype(float)
+    import math
+
+    total = math.log(sum(math.exp(logit) for logit in logits_V))
+    best = sorted(range(288), key=lambda i: -logits_V[i])[:2]
+    shown = [f"{llm.tokenizer.token_text(i)!r} {logits_V[i] - total:.4f}" for i in best]
+    assert lines[0] == f"logprob {shown[0]} | best {shown[0]}, {shown[1]}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "nowhere.gguf", "--prompt", "x"], "nowhere.gguf: no such file"),
+        (["--model", "LICENSE", "--prompt", "x"], "LICENSE: not a GGUF file"),
+        (["--model", ".", "--prompt", "x"], "directory"),
+        (["--model", MODEL, "--prompt", "x" * 600], "prompt has 602 tokens and the context holds 512"),
+        (["--model", MODEL, "--prompt", "hello", "--context", "3"], "the context holds 3"),
+        (["--model", MODEL, "--prompt-file", "nowhere.txt"], "nowhere.txt"),
+        (["--model", MODEL, "--prompt", b"caf\xe9"], "--prompt: byte 3 is not UTF-8"),
+    ],
+    ids=lambda value: str(value)[-30:],
+)
+def test_a_bad_file_or_prompt_is_one_line_and_status_1(arguments, words):
+    status, out, err = run(*arguments)
+    assert (status, out) == (1, "")
+    assert err.startswith("error: ")
+    assert words in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "--prompt"),
+        (["--prompt", "x", "--prompt-file", "y"], "not allowed with"),
+        (["--prompt", "x", "--max-tokens", "0"], "'0' is not a whole number of 1 or more"),
+        (["--prompt", "x", "--max-tokens", "ten"], "'ten' is not a whole number"),
+        (["--prompt", "x", "--top-p", "1.5"], "top_p is 1.5"),
+        (["--prompt", "x", "--temperature", "nan"], "temperature is nan"),
+        (["--prompt", "x", "--weights", "int4"], "int4"),
+        (["--prompt", "x", "--stop", ""], "stop string is empty"),
+        (["--prompt", "x", "--seed", "-1"], "'-1' is not a whole number of 0 or more"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_bad_arguments_are_status_2(arguments, words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        generate.main(arguments)
+    assert caught.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_without_a_model_the_one_in_models_is_taken(text, tmp_path):
+    arguments = [argument for argument in GREEDY if argument not in ("--model", MODEL)] + ["--prompt", "hello"]
+    status, _, err = run(*arguments, cwd=tmp_path)
+    assert status == 1
+    assert "no model in" in err
+    assert "fetch_model.py" in err
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "one.gguf").symlink_to(MODEL)
+    (tmp_path / "models" / "big-00002-of-00002.gguf").touch()  # a later part of a split file is no model of its own
+    assert run(*arguments, cwd=tmp_path)[:2] == (0, text)
+    (tmp_path / "models" / "two.gguf").symlink_to(MODEL)
+    status, _, err = run(*arguments, cwd=tmp_path)
+    assert status == 1
+    assert "more than one model" in err
+    assert "one.gguf" in err
+
+
+def test_ctrl_c_keeps_what_was_written_and_tells_the_timings():
+    command = [sys.executable, "-u", "-m", "llmcore.generate", "--model", MODEL, "--prompt", "hello"]
+    command += ["--context", "100000", "--ignore-eos", "--seed", "1"]  # more text than anyone would wait for
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        begun = process.stdout.read(20)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert len(begun + out) >= 20
+    assert err.decode().splitlines()[-1].endswith("| interrupted")
+    assert "Traceback" not in err.decode()
+
+
+def test_a_reader_that_leaves_is_no_error():
+    command = [sys.executable, "-m", "llmcore.generate", *GREEDY, "--prompt", "hello"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        process.stdout.close()
+        assert process.wait(timeout=30) == 0
+        assert process.stderr.read() == b""
+
+
+def test_text_streams(tmp_path):
+    """The first piece arrives while the rest is still being made."""
+    command = [sys.executable, "-m", "llmcore.generate", "--model", MODEL, "--prompt", "hello", "--context", "100000"]
+    with subprocess.Popen(
+        [*command, "--ignore-eos"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    ) as process:
+        assert process.stdout.read(1)
+        time.sleep(0.1)
+        assert process.poll() is None
+        process.kill()
