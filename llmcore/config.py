@@ -144,6 +144,8 @@ def read_config(metadata: dict, path) -> Config:
     if n_layers > _MOST_LAYERS:
         raise keys.error("block_count", f"is {n_layers}; the most that makes sense is {_MOST_LAYERS}")
     n_heads = keys.get("attention.head_count", int, least=1)
+    if n_heads > d_model:
+        raise keys.error("attention.head_count", f"is {n_heads}, more than the model is wide ({d_model})")
     n_kv_heads = keys.get("attention.head_count_kv", int, n_heads, least=1)
     if n_heads % n_kv_heads:
         raise keys.error("attention.head_count_kv", f"is {n_kv_heads}, which does not divide the {n_heads} query heads")

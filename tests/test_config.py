@@ -111,6 +111,7 @@ def test_a_scaling_we_lack_is_refused():
         ({"embedding_length": "wide"}, "embedding_length is 'wide'"),
         ({"embedding_length": 2**62}, "embedding_length is 4611686018427387904"),
         ({"attention__head_count": -4}, "head_count is -4"),
+        ({"attention__head_count": 49}, "head_count is 49, more than the model is wide (48)"),
         ({"attention__head_count_kv": 3}, "head_count_kv is 3, which does not divide the 4"),
         ({"attention__key_length": 0}, "key_length is 0"),
         ({"attention__layer_norm_rms_epsilon": None}, "no llama.attention.layer_norm_rms_epsilon"),
