@@ -3,6 +3,7 @@
 import codecs
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +11,12 @@ import numpy as np
 from .cache import KVCache
 from .config import Config, read_config
 from .errors import ContextOverflow, ModelFileError
+from .linear import expanding
 from .loader import read_gguf
 from .model import forward, prefill, unembed
 from .sampling import Sampling, sample
 from .tokenizer import Tokenizer
-from .weights import Weights, load_weights
+from .weights import Weights, map_weights
 
 WEIGHTS = ("auto", "float32")  # the ways to hold weights; auto is float32 so far (int8 and mapped: issue 5)
 
@@ -52,14 +54,14 @@ def load(path, *, weights: str = "auto", context_length: int | None = None, prog
         )
     if not file.tensors:
         raise ModelFileError(f"{file.path}: holds a vocabulary and no tensors; llmcore.load_tokenizer opens it")
-    tokenizer = Tokenizer.from_metadata(file.metadata, file.path)
-    if tokenizer.vocab_size != config.vocab_size:
-        raise ModelFileError(
-            f"{file.path}: the tokenizer has {tokenizer.vocab_size} tokens, but the model {config.vocab_size}"
-        )
-    with _progress_bar(progress) as report:
-        loaded = load_weights(file, config, report)
-    return LLM(config, tokenizer, loaded, context_length or config.context_length)
+    mapped, jobs = map_weights(file, config)
+    with _progress_bar(progress, jobs) as report, expanding(jobs, report):
+        tokenizer = Tokenizer.from_metadata(file.metadata, file.path)  # made while threads expand the weights
+        if tokenizer.vocab_size != config.vocab_size:
+            raise ModelFileError(
+                f"{file.path}: the tokenizer has {tokenizer.vocab_size} tokens, but the model {config.vocab_size}"
+            )
+    return LLM(config, tokenizer, mapped, context_length or config.context_length)
 
 
 def load_tokenizer(path) -> Tokenizer:
@@ -212,24 +214,15 @@ def _warn_of_full_context(tokens, context_length):
             warnings.warn(f"the text ends here because the context of {context_length} tokens is full", stacklevel=2)
 
 
-def _progress_bar(wanted):
-    """A context that gives the function load_weights reports to: a tqdm bar, or nothing."""
-    import contextlib
+@contextmanager
+def _progress_bar(wanted, jobs):
+    """The function that `expanding` reports bytes to: the update of a tqdm bar, or None."""
+    if not wanted:
+        yield None
+        return
+    from tqdm import tqdm  # here, because to import it takes 0.05 s
 
-    @contextlib.contextmanager
-    def bar():
-        if not wanted:
-            yield None
-            return
-        from tqdm import tqdm  # imported only where it is shown: 0.05 s
-
-        # disable=None: only on a terminal; delay: only for what takes longer than a second
-        with tqdm(desc="loading", unit="B", unit_scale=True, delay=1, disable=None, leave=False) as shown:
-
-            def report(done, total):
-                shown.total = total
-                shown.update(done - shown.n)
-
-            yield report
-
-    return bar()
+    total = sum(tensor.nbytes for tensor, _ in jobs)
+    # disable=None: only on a terminal; delay: only for what takes longer than a second
+    with tqdm(desc="loading", total=total, unit="B", unit_scale=True, delay=1, disable=None, leave=False) as bar:
+        yield bar.update

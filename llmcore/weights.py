@@ -5,14 +5,13 @@ Shapes are checked against the config before a byte is expanded. Matrices that m
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from .config import Config
 from .errors import ModelFileError, UnsupportedModel
-from .linear import Matrix, expand
+from .linear import Matrix
 from .loader import GGUF, Tensor
 from .quants import SUPPORTED, dequantize
 
@@ -49,24 +48,22 @@ class Weights:
     rope_freqs: np.ndarray | None  # (n_rot / 2,): divides RoPE's frequencies (Llama 3.1 and newer)
 
 
-def load_weights(file: GGUF, config: Config, progress: Callable[[int, int], object] | None = None) -> Weights:
-    """Map, check and expand the weights; `progress(done, total)` hears of the bytes expanded so far.
+def map_weights(file: GGUF, config: Config) -> tuple[Weights, list[tuple[Tensor, np.ndarray]]]:
+    """The weights of a model, their matrices still empty, and the jobs with which `linear.expanding` fills them.
 
     Raises ModelFileError for a missing or unused tensor or a wrong shape, UnsupportedModel for a type we cannot expand.
     """
     tensors = _Tensors(file)
     D, V = config.d_model, config.vocab_size
-    token_embd = tensors.take("token_embd.weight", (V, D))
     weights = Weights(
-        token_embd=token_embd,
+        token_embd=tensors.take("token_embd.weight", (V, D)),
         layers=tuple(_map_layer(tensors, config, i) for i in range(config.n_layers)),
         output_norm=tensors.vector("output_norm", D),
         output=tensors.matrix("output" if "output.weight" in file.tensors else "token_embd", D, V),
         rope_freqs=tensors.vector("rope_freqs", config.layers[0].rope.n_rot // 2, optional=True),
     )
     tensors.refuse_unused()
-    tensors.expand(progress)
-    return weights
+    return weights, tensors.jobs
 
 
 def _map_layer(tensors: "_Tensors", config: Config, i: int) -> Layer:
@@ -92,7 +89,7 @@ def _map_layer(tensors: "_Tensors", config: Config, i: int) -> Layer:
 
 
 class _Tensors:
-    """Hands out the file's tensors by name, and keeps account of which were taken and what is still to be expanded."""
+    """Hands out the file's tensors by name; keeps account of which were taken and which matrices are to be filled."""
 
     def __init__(self, file: GGUF):
         self.file = file
@@ -122,7 +119,7 @@ class _Tensors:
         return dequantize(tensor.data, tensor.type, tensor.byte_order)
 
     def matrix(self, name: str, n_in: int, n_out: int) -> Matrix:
-        """A matrix (in, out), with its bias if the file has one; filled by `expand`."""
+        """A matrix (in, out), with its bias if the file has one."""
         return self.fused("", name, n_in, {name: n_out})
 
     def fused(self, prefix: str, whole: str, n_in: int, parts: dict[str, int]) -> Matrix:
@@ -160,15 +157,3 @@ class _Tensors:
                 f"{self.file.path}: nothing in this architecture reads tensor {', '.join(map(repr, unused[:3]))}{more};"
                 " the text would be wrong without it"
             )
-
-    def expand(self, progress=None) -> None:
-        """Fill all matrices that were handed out."""
-        total, done = sum(tensor.data.nbytes for tensor, _ in self.jobs), 0
-
-        def report(n_bytes):
-            nonlocal done
-            done += n_bytes
-            if progress:
-                progress(done, total)
-
-        expand(self.jobs, report)

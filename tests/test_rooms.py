@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import tomllib
 
 PACKAGE = Path(__file__).resolve().parents[1] / "llmcore"
 ORDER = [
@@ -44,5 +43,7 @@ def test_nothing_but_the_core_dependencies(room):
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")
 def test_project_declares_just_the_core_dependencies():
+    import tomllib
+
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
     assert {name.split(">")[0] for name in project["dependencies"]} == CORE

@@ -59,7 +59,8 @@ def test_a_wrong_shape_is_told_with_both(changed):
 
 
 def test_a_vocabulary_of_another_size_is_refused(changed):
-    message = refusal(changed(keys={"llama.vocab_size": 300}))
+    tensors = {"token_embd.weight": np.ones((300, 64)), "output.weight": np.ones((300, 64))}
+    message = refusal(changed(keys={"llama.vocab_size": 300}, tensors=tensors))
     assert "the tokenizer has 288 tokens, but the model 300" in message
 
 
