@@ -178,7 +178,10 @@ class LLM:
 
 
 def until_stop(pieces: Iterable[str], stop: str | Sequence[str] = ()) -> Iterator[str]:
-    """The text up to the first stop string. What may be the beginning of one is held back until that is decided."""
+    """The text up to the stop string that is complete first; however it is cut into pieces, the result is the same.
+
+    What may be the beginning of a stop string is held back until that is decided.
+    """
     stops = [stop] if isinstance(stop, str) else list(stop)
     if not all(stops):
         raise ValueError("a stop string is empty: it would stop before the first character")
@@ -189,10 +192,11 @@ def _until_stop(pieces, stops):
     held = ""
     for piece in pieces:
         held += piece
-        found = [at for stop in stops if (at := held.find(stop)) >= 0]
+        found = [(at + len(stop), at) for stop in stops if (at := held.find(stop)) >= 0]
         if found:
-            if min(found):
-                yield held[: min(found)]
+            _, start = min(found)
+            if start:
+                yield held[:start]
             return
         certain = len(held) - max((_overlap(held, stop) for stop in stops), default=0)
         if certain:

@@ -24,15 +24,21 @@ def test_what_only_looked_like_a_stop_string_is_released():
     assert list(until_stop(["a EN"], ["END"])) == ["a ", "EN"]
 
 
-def test_the_first_stop_string_in_the_text_wins():
+def test_the_stop_string_that_is_complete_first_wins():
     assert "".join(until_stop(["one two three"], ["three", "two"])) == "one "
+    assert "".join(until_stop(["one two three"], ["one two three", "two"])) == "one "
+    assert "".join(until_stop(["one two three"], ["two", "e two"])) == "on"
 
 
 @given(st.lists(st.text("ab", max_size=4)), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
 def test_stop_strings_cut_the_joined_text(pieces, stops):
-    whole = "".join(pieces)
-    ends = [whole.find(stop) for stop in stops if stop in whole]
-    assert "".join(until_stop(pieces, stops)) == whole[: min(ends, default=len(whole))]
+    text = ""
+    for character in "".join(pieces):
+        text += character
+        if complete := [stop for stop in stops if text.endswith(stop)]:
+            text = text.removesuffix(max(complete, key=len))
+            break
+    assert "".join(until_stop(pieces, stops)) == text
 
 
 def test_a_text_is_not_read_on_after_its_stop_string():

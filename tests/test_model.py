@@ -22,8 +22,8 @@ def nmse(ours, theirs):
 
 
 def assert_same_logits(ours, theirs):
-    """Equal to 1e-4 of each logit; of one that happens to be near zero, to a millionth of the largest."""
-    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6 * np.abs(theirs).max())
+    """Equal to 1e-4 of each logit; of one that happens to be near zero, to 3 millionths of the largest."""
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=3e-6 * np.abs(theirs).max())
 
 
 def in_steps(llm, ids, steps):
