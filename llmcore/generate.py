@@ -6,6 +6,7 @@ Exit status: 0, 1 for a bad file or prompt, 2 for bad arguments, 130 on Ctrl-C.
 
 import argparse
 import os
+import re
 import secrets
 import sys
 import time
@@ -91,7 +92,7 @@ def read_prompt(args) -> str:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{where}: byte {error.start} is not UTF-8; convert the prompt to UTF-8") from None
-    return text if where == "--prompt" else text.removesuffix("\n").removesuffix("\r")
+    return text if where == "--prompt" else re.sub(r"\r?\n\Z", "", text)
 
 
 def the_one_model() -> Path:
@@ -148,95 +149,49 @@ def report_logprobs(tokens, llm: LLM, n: int):
         yield token
 
 
-def _whole_number(least):
+def _whole(least):
+    """An argument type: a whole number of at least that much."""
+
     def parse(text):
-        try:
-            number = int(text)
-        except ValueError:
-            number = None
-        if number is None or number < least:
+        if not text.isdecimal() or int(text) < least:
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {least} or more")
-        return number
+        return int(text)
 
     return parse
 
 
+OPTIONS = [  # flag, its value, its type, its default, what it does
+    ("--max-tokens", "N", _whole(1), None, "stop after N tokens; else the text's own end or a full context does"),
+    ("--temperature", "T", float, 0.8, "0 always takes the most likely token (%(default)s)"),
+    ("--top-k", "K", _whole(0), 40, "choose among the K most likely tokens; 0 is off (%(default)s)"),
+    ("--top-p", "P", float, 0.95, "choose among the fewest whose probabilities reach P; 1 is off (%(default)s)"),
+    ("--min-p", "P", float, 0.05, "drop those less likely than P times the most likely; 0 is off (%(default)s)"),
+    ("--repeat-penalty", "R", float, 1.0, "make the last 64 tokens less likely; 1 is off (%(default)s)"),
+    ("--seed", "S", _whole(0), None, "the same seed gives the same text; else a new one is taken, and told"),
+    ("--context", "N", _whole(1), None, "tokens of prompt and text together; else as many as the model was trained on"),
+    ("--logprobs", "N", _whole(1), None, "tell each token's log-probability, and the N best, on standard error"),
+]
+SWITCHES = [
+    ("--ignore-eos", "go on when the model ends its text"),
+    ("--echo", "print the prompt before the text"),
+    ("--quiet", "write nothing but errors to standard error"),
+]
+
+
 def _parser():
     parser = argparse.ArgumentParser(
-        prog="python -m llmcore.generate", description="Continue a prompt with a language model from a GGUF file."
+        prog="python -m llmcore.generate", description="Continue a text with a GGUF model."
     )
-    parser.add_argument("--model", metavar="M", help="a GGUF file; by default the one model in models/")
+    parser.add_argument("--model", metavar="M", help="a GGUF file; else the one model in models/")
     prompt = parser.add_mutually_exclusive_group(required=True)
     prompt.add_argument("--prompt", metavar="P", help="the text to continue; - reads it from standard input")
-    prompt.add_argument("--prompt-file", metavar="F", help="a file that holds the text to continue (UTF-8)")
-    parser.add_argument(
-        "--max-tokens",
-        metavar="N",
-        type=_whole_number(1),
-        help="stop after N tokens (default: when the model ends its text or the context is full)",
-    )
-    parser.add_argument(
-        "--temperature", metavar="T", type=float, default=0.8, help="0 always takes the most likely token (default 0.8)"
-    )
-    parser.add_argument(
-        "--top-k",
-        metavar="K",
-        type=int,
-        default=40,
-        help="choose among the K most likely tokens; 0 is off (default 40)",
-    )
-    parser.add_argument(
-        "--top-p",
-        metavar="P",
-        type=float,
-        default=0.95,
-        help="choose among the fewest tokens whose probabilities reach P; 1 is off (default 0.95)",
-    )
-    parser.add_argument(
-        "--min-p",
-        metavar="P",
-        type=float,
-        default=0.05,
-        help="drop tokens less likely than P times the most likely; 0 is off (default 0.05)",
-    )
-    parser.add_argument(
-        "--repeat-penalty",
-        metavar="R",
-        type=float,
-        default=1.0,
-        help="make the last 64 tokens less likely; 1 is off (default 1)",
-    )
-    parser.add_argument(
-        "--seed",
-        metavar="S",
-        type=_whole_number(0),
-        help="the same seed gives the same text (default: a new one, printed)",
-    )
-    parser.add_argument(
-        "--stop",
-        metavar="STR",
-        action="append",
-        default=[],
-        help="end the text before STR; may be given more than once",
-    )
-    parser.add_argument(
-        "--context",
-        metavar="N",
-        type=_whole_number(1),
-        help="tokens of prompt and text together (default: the model's own)",
-    )
-    parser.add_argument(
-        "--weights", choices=WEIGHTS, default="auto", help="how weights are held in memory (default auto)"
-    )
-    parser.add_argument("--ignore-eos", action="store_true", help="go on when the model ends its text")
-    parser.add_argument("--echo", action="store_true", help="print the prompt before the text")
-    parser.add_argument(
-        "--logprobs",
-        metavar="N",
-        type=_whole_number(1),
-        help="write each token's log-probability and those of the N best to standard error",
-    )
-    parser.add_argument("--quiet", action="store_true", help="write nothing but errors to standard error")
+    prompt.add_argument("--prompt-file", metavar="F", help="a file (UTF-8) with the text to continue")
+    for flag, metavar, kind, default, text in OPTIONS:
+        parser.add_argument(flag, metavar=metavar, type=kind, default=default, help=text)
+    parser.add_argument("--stop", metavar="STR", action="append", default=[], help="end before STR; may be repeated")
+    parser.add_argument("--weights", choices=WEIGHTS, default="auto", help="how weights are held (%(default)s)")
+    for flag, text in SWITCHES:
+        parser.add_argument(flag, action="store_true", help=text)
     return parser
 
 
