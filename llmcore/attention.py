@@ -1,6 +1,7 @@
 """Attention: each token looks back over the tokens before it and takes up what it needs.
 
-Shape key: T new tokens, S cached + new, D model width, N query heads, K key/value heads, G = N/K, H head width.
+Shape key: T new tokens, S cached + new, D model width, N query heads, K key/value heads, G = N/K, H head width,
+P the part of a head that does not rotate, R rotating pairs, C width of the latent row, V width of a value head.
 """
 
 import numpy as np
@@ -8,8 +9,8 @@ import numpy as np
 from .cache import KVCache
 from .config import Config
 from .linear import linear
-from .ops import rms_norm, rope, softmax
-from .weights import Layer
+from .ops import rms_norm, rope, softcap, softmax
+from .weights import Attention, LatentAttention
 
 # Queries of a prompt are taken so many at a time: the keys after the last of them need no work at all, which saves
 # nearly half of a prompt's scores, and the scores never take more than N x 64 x S floats. With 128 at a time attention
@@ -17,23 +18,54 @@ from .weights import Layer
 QUERY_BLOCK = 64
 
 
-def attention(x_TD: np.ndarray, layer: Layer, config: Config, i: int, cache: KVCache, rotation) -> np.ndarray:
+def attention(x_TD: np.ndarray, w: Attention, config: Config, i: int, cache: KVCache, rotation) -> np.ndarray:
     """Grouped-query attention of layer i; (T, D) -> (T, D). Vaswani et al. 2017; Ainslie et al. 2023, arXiv:2305.13245.
 
-    `rotation` holds the cosines and sines (T, R), (T, R) of the new positions. The cache takes their keys and values.
+    `rotation` holds the cosines and sines (T, R), (T, R) of the new positions, or is None in a layer without RoPE.
     """
     T, N, K = len(x_TD), config.n_heads, config.n_kv_heads
-    q_TNH, k_TKH, v_TKH = split_heads(linear(x_TD, layer.attn_qkv), config)
-    if config.qk_norm:
-        q_TNH = rms_norm(q_TNH, layer.attn_q_norm, config.norm_eps)
-        k_TKH = rms_norm(k_TKH, layer.attn_k_norm, config.norm_eps)
-    pairs, window = config.layers[i].rope.pairs, config.layers[i].window
-    q_TNH, k_TKH = rope(q_TNH, *rotation, pairs), rope(k_TKH, *rotation, pairs)
+    q_TNH, k_TKH, v_TKH = split_heads(linear(x_TD, w.attn_qkv), config)
+    if config.family.qk_norm:
+        q_TNH = norm_heads(q_TNH, w.attn_q_norm, config)
+        k_TKH = norm_heads(k_TKH, w.attn_k_norm, config)
+    if rotation is not None:
+        pairs = config.family.rope_pairs
+        q_TNH, k_TKH = rope(q_TNH, *rotation, pairs), rope(k_TKH, *rotation, pairs)
     k_KSH, v_KSH = cache.append(i, k_TKH, v_TKH)
     # Query heads n = k G ... k G + G - 1 share the key/value head k.
-    q_KTGH = q_TNH.reshape(T, K, N // K, -1).transpose(1, 0, 2, 3) * np.float32(config.attention_scale)
-    y_KTGH = attend(q_KTGH, k_KSH, v_KSH, window)
-    return linear(y_KTGH.transpose(1, 0, 2, 3).reshape(T, -1), layer.attn_output)
+    q_KTGH = q_TNH.reshape(T, K, N // K, -1).swapaxes(0, 1) * np.float32(config.attention_scale)
+    window, sinks_N = config.layers[i].window, w.attn_sinks
+    y_KTGH = attend(q_KTGH, k_KSH, v_KSH, window, config.attention_softcap, sinks_N)
+    return linear(y_KTGH.swapaxes(0, 1).reshape(T, -1), w.attn_output)
+
+
+def latent_attention(
+    x_TD: np.ndarray, w: LatentAttention, config: Config, i: int, cache: KVCache, rotation
+) -> np.ndarray:
+    """Multi-head latent attention of layer i; (T, D) -> (T, D). DeepSeek-V2, arXiv:2405.04434.
+
+    A token's keys and values of all heads are W_k c and W_v c for one small row c; only c, and a key of R pairs that
+    all heads share for the position, are cached. Since q . (W_k c) = (q W_k) . c, the keys are never made: each head's
+    query goes into the space of c, attends there as if c were its key and its value, and W_v makes its result.
+    """
+    T, N, C = len(x_TD), config.n_heads, config.latent.rank
+    q_in_TQ = x_TD
+    if config.latent.query_rank is not None:
+        q_in_TQ = rms_norm(linear(x_TD, w.attn_q_a), w.attn_q_a_norm, config.norm_eps)
+    q_TNH = linear(q_in_TQ, w.attn_q_b).reshape(T, N, config.key_length)
+    P = config.key_length - 2 * rotation[0].shape[1]
+    q_TNC = (q_TNH[..., :P].swapaxes(0, 1) @ w.attn_k_b).swapaxes(0, 1)
+    position_TNR = rope(q_TNH[..., P:], *rotation, config.family.rope_pairs)
+
+    row_T1C = linear(x_TD, w.attn_kv_a_mqa)[:, None]
+    c_T1C = rms_norm(row_T1C[..., :C], w.attn_kv_a_norm, config.norm_eps)
+    position_T1R = rope(row_T1C[..., C:], *rotation, config.family.rope_pairs)
+    (row_1SC,) = cache.append(i, np.concatenate([c_T1C, position_T1R], axis=-1))
+
+    q_1TNC = np.concatenate([q_TNC, position_TNR], axis=-1)[None] * np.float32(config.attention_scale)
+    y_1TNC = attend(q_1TNC, row_1SC, row_1SC[..., :C])
+    y_NTV = y_1TNC[0].swapaxes(0, 1) @ w.attn_v_b
+    return linear(y_NTV.swapaxes(0, 1).reshape(T, -1), w.attn_output)
 
 
 def split_heads(qkv_TF, config):
@@ -48,10 +80,19 @@ def split_heads(qkv_TF, config):
     )
 
 
-def attend(q_KTGH, k_KSH, v_KSH, window=None):
+def norm_heads(x_TNH, gain, config):
+    """RMS norm of each head, gain (H,), or of all heads of a token as one row, gain (N H,)."""
+    if config.family.qk_norm == "head":
+        return rms_norm(x_TNH, gain, config.norm_eps)
+    return rms_norm(x_TNH.reshape(len(x_TNH), -1), gain, config.norm_eps).reshape(x_TNH.shape)
+
+
+def attend(q_KTGH, k_KSH, v_KSH, window=None, cap=None, sinks_N=None):
     """softmax(q k^T) v of scaled queries, causal: the T queries belong to the last T of the S keys.
 
-    With a window w, a query at position p sees the keys at positions p - w + 1 ... p.
+    window   a query at position p sees the keys at positions p - window + 1 ... p
+    cap      scores are softcapped
+    sinks_N  a logit for each head that takes part in its softmax and has no value: attention to nothing
     """
     K, T, G, _ = q_KTGH.shape
     S = k_KSH.shape[1]
@@ -61,11 +102,17 @@ def attend(q_KTGH, k_KSH, v_KSH, window=None):
         B = q_KBH.shape[1]
         stop = S - T + t + B  # the last query of the block sees the keys before this one
         start = 0 if window is None else max(0, stop - B - window + 1)  # the first one sees the keys from this one on
-        scores_KXS = q_KBH.reshape(K, B * G, -1) @ k_KSH[:, start:stop].swapaxes(1, 2)
+        scores_KBGS = (q_KBH.reshape(K, B * G, -1) @ k_KSH[:, start:stop].swapaxes(1, 2)).reshape(K, B, G, -1)
+        if cap is not None:
+            scores_KBGS = softcap(scores_KBGS, cap)
         if B > 1:
-            scores_KBGS = scores_KXS.reshape(K, B, G, -1)
             scores_KBGS += mask(B, start, stop, window)[:, None]
-        y_KXH = softmax(scores_KXS, out=scores_KXS) @ v_KSH[:, start:stop]
+        if sinks_N is None:
+            weights_KBGS = softmax(scores_KBGS, out=scores_KBGS)
+        else:
+            sinks_KBG1 = np.broadcast_to(sinks_N.reshape(K, 1, G, 1), (K, B, G, 1))
+            weights_KBGS = softmax(np.concatenate([scores_KBGS, sinks_KBG1], axis=-1))[..., :-1]
+        y_KXH = weights_KBGS.reshape(K, B * G, -1) @ v_KSH[:, start:stop]
         y_KTGH[:, t : t + B] = y_KXH.reshape(K, B, G, -1)
     return y_KTGH
 

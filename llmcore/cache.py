@@ -1,17 +1,17 @@
-"""The KV cache: the keys and values of every token so far, so that a new token costs one row and not the whole text.
+"""The KV cache: what attention keeps of every token so far, so that a new token costs one row and not the whole text.
 
-Shape key: T new tokens, S cached + new, K key/value heads, H head width.
+Shape key: T new tokens, S rows held + new, K key/value heads, H head width.
 """
 
 import numpy as np
 
 from .config import Config
 
-FIRST_ROWS = 256  # the room a layer starts with; it doubles whenever it is full
+ROOM = 256  # rows that a layer has room for at first, and by which a windowed layer's room exceeds its window
 
 
 class KVCache:
-    """Keys and values of each layer, (K, rows, H), and `length`, the number of tokens whose rows are complete.
+    """Rows of each layer, and `length`, the number of tokens whose rows are complete.
 
     The one mutable object of the engine, owned by the caller of `model.forward`. Every layer appends its rows; `commit`
     counts them once all layers have, so that an exception in between leaves the cache as it was.
@@ -20,20 +20,14 @@ class KVCache:
     def __init__(self, config: Config):
         """An empty cache; memory is taken as it fills, not for the whole context."""
         self.length = 0
-        widths = (config.key_length, config.value_length)
-        self._layers = [
-            [np.empty((config.n_kv_heads, 0, width), np.float32) for width in widths] for _ in config.layers
-        ]
+        self._layers = [_Rows(layer.window) for layer in config.layers]
 
-    def append(self, layer: int, k_TKH: np.ndarray, v_TKH: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Write the rows of T new tokens behind the committed ones; returns views of all S rows, (K, S, H) each."""
-        start, stop = self.length, self.length + len(k_TKH)
-        store = self._layers[layer]
-        for i, new_TKH in enumerate((k_TKH, v_TKH)):
-            if stop > store[i].shape[1]:
-                store[i] = _with_room(store[i], start, stop)
-            store[i][:, start:stop] = new_TKH.swapaxes(0, 1)
-        return store[0][:, :stop], store[1][:, :stop]
+    def append(self, layer: int, *new_TKH: np.ndarray) -> list[np.ndarray]:
+        """Write the rows of T new tokens behind the committed ones: keys and values, or what else a layer keeps.
+
+        Returns for each (T, K, H) a view (K, S, H) of the rows a query may see, which end with the new ones.
+        """
+        return self._layers[layer].append(self.length, new_TKH)
 
     def commit(self, n_tokens: int) -> None:
         """Count n_tokens more, once every layer has appended them."""
@@ -42,12 +36,37 @@ class KVCache:
     @property
     def nbytes(self) -> int:
         """Bytes of memory held."""
-        return sum(rows.nbytes for store in self._layers for rows in store)
+        return sum(array.nbytes for rows in self._layers for array in rows.arrays)
 
 
-def _with_room(rows_KSH, used, needed):
-    """A copy of the `used` rows in an array with room for twice as many, and at least for those `needed`."""
-    n_heads, room, width = rows_KSH.shape
-    larger_KSH = np.empty((n_heads, max(2 * room, needed, FIRST_ROWS), width), np.float32)
-    larger_KSH[:, :used] = rows_KSH[:, :used]
-    return larger_KSH
+class _Rows:
+    """The rows of one layer, from that of token `first` on; a windowed layer forgets those that no query will see."""
+
+    def __init__(self, window):
+        self.window, self.first, self.arrays = window, 0, []
+
+    def append(self, length, new_TKH):
+        n_new = len(new_TKH[0])
+        if not self.arrays:
+            self.arrays = [np.empty((new.shape[1], 0, new.shape[2]), np.float32) for new in new_TKH]
+        if length + n_new - self.first > self.arrays[0].shape[1]:
+            self._make_room(length, n_new)
+        start = length - self.first
+        for array, new in zip(self.arrays, new_TKH, strict=True):
+            array[:, start : start + n_new] = new.swapaxes(0, 1)
+        return [array[:, : start + n_new] for array in self.arrays]
+
+    def _make_room(self, length, n_new):
+        """Move the rows that may still be seen to the front of arrays with room for the new ones."""
+        room = max(ROOM, 2 * self.arrays[0].shape[1])
+        keep_from = self.first
+        if self.window is not None:
+            keep_from = max(self.first, length + 1 - self.window)  # the next query stands at `length`
+            room = min(room, self.window + ROOM)
+        n_kept = length - keep_from
+        for i, array in enumerate(self.arrays):
+            n_heads, _, width = array.shape
+            larger = np.empty((n_heads, max(room, n_kept + n_new), width), np.float32)
+            larger[:, :n_kept] = array[:, keep_from - self.first : length - self.first]
+            self.arrays[i] = larger
+        self.first = keep_from

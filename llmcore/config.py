@@ -15,29 +15,64 @@ from .errors import ModelFileError, UnsupportedModel
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the name in `general.architecture` says and no key repeats."""
+    """What the name in `general.architecture` says and no key repeats. The defaults are Llama's."""
 
-    rope_pairs: str  # dimensions that rotate together: "adjacent" is (2i, 2i + 1), "halves" is (i, i + n_rot/2)
-    activation: str = "silu"  # of the gated feed-forward; "gelu" is the tanh form
+    rope_pairs: str | None = "adjacent"  # what rotates together: "adjacent" is (2i, 2i + 1), "halves" (i, i + n_rot/2)
+    layer_norm: bool = False  # LayerNorm in place of RMS norm ...
+    norm_bias: bool = False  # ... with biases
+    norms: str = "pre"  # where a block's norms stand: "pre" attention and feed-forward, "post", or "both"
+    ffn_norm: str = "ffn_norm"  # the tensor that holds the norm before the feed-forward
+    qk_norm: str | None = None  # RMS norm of queries and keys before RoPE: of each "head", or of the whole "row"
+    activation: str = "swiglu"  # a row of ops.ACTIVATIONS
+    gated: bool = True  # whether the feed-forward has a gate
+    parallel: bool = False  # attention and feed-forward both read the block's input, under one norm
     scale_embeddings: bool = False  # embeddings times sqrt(d_model)
-    qk_norm: bool = False  # RMS norm of each head's query and key, before RoPE
-    post_norms: bool = False  # a norm after attention and after the feed-forward, before each is added
-    window_pattern: int | None = None  # of this many layers the last sees all, the others a window
+    positions: bool = False  # learned positions, added to the embeddings
+    latent: bool = False  # multi-head latent attention
+    sinks: bool = False  # a logit for "none of the keys" in each head's softmax
+    logit_power: int = 1  # {arch}.logit_scale multiplies the logits (1) or divides them (-1)
     d_model_scale_at: int | None = None  # the number of layers at which attention scales by 1/sqrt(d_model / n_heads)
+    no_rope_every: int | None = None  # every n-th layer has no RoPE
+    window_pattern: int | None = None  # of so many layers the last sees all, the others a window
+    window: int = 0  # how wide it is if {arch}.attention.sliding_window does not say so; 0: all layers see all
+    window_rope: str = "same"  # RoPE of windowed layers: the "same", "unscaled", or with a base of its "own"
+    gating: str = "softmax"  # of a mixture of experts: a value of GATINGS
+    renormalize: bool = True  # whether the chosen experts' weights are made to sum to 1
+    split_experts: bool = True  # whether experts share feed_forward_length if no key gives their own
+    shared_gate: bool = False  # whether the shared expert has a gate
 
 
+_GEMMA = Architecture("halves", activation="geglu", scale_embeddings=True)
+_QWEN = Architecture("halves")
 ARCHITECTURES = {
-    "llama": Architecture(rope_pairs="adjacent"),
-    "gemma3": Architecture(
-        rope_pairs="halves",
-        activation="gelu",
-        scale_embeddings=True,
-        qk_norm=True,
-        post_norms=True,
-        window_pattern=6,
-        d_model_scale_at=62,
+    "llama": Architecture(split_experts=False),
+    "qwen2": _QWEN,
+    "qwen2moe": replace(_QWEN, renormalize=False, shared_gate=True),
+    "qwen3": replace(_QWEN, qk_norm="head"),
+    "qwen3moe": replace(_QWEN, qk_norm="head"),
+    "gemma": _GEMMA,
+    "gemma2": replace(_GEMMA, norms="both", window_pattern=2, window=4096, d_model_scale_at=46),
+    "gemma3": replace(_GEMMA, norms="both", qk_norm="head", window_pattern=6, window_rope="own", d_model_scale_at=62),
+    "phi3": Architecture("halves"),  # its files name a window, which llama.cpp does not use either
+    "gpt2": Architecture(None, layer_norm=True, norm_bias=True, activation="gelu", gated=False, positions=True),
+    "deepseek2": Architecture(latent=True, renormalize=False),
+    "olmo2": Architecture("halves", norms="post", qk_norm="row", window_pattern=4, window_rope="unscaled"),
+    "granite": Architecture(logit_power=-1),
+    "command-r": Architecture(layer_norm=True, parallel=True),
+    "starcoder2": Architecture("halves", layer_norm=True, norm_bias=True, activation="gelu", gated=False),
+    "smollm3": Architecture(no_rope_every=4),
+    "gpt-oss": Architecture(
+        "halves",
+        ffn_norm="post_attention_norm",
+        activation="swiglu_clamped",
+        sinks=True,
+        window_pattern=2,
+        gating="softmax of the chosen",
+        renormalize=False,
     ),
 }
+SCALINGS = ("none", "linear", "yarn", "longrope")  # {arch}.rope.scaling.type; longrope's factors are tensors
+GATINGS = {1: "softmax", 2: "sigmoid", 3: "softmax of the chosen"}  # {arch}.expert_gating_func
 
 
 @dataclass(frozen=True)
@@ -49,16 +84,41 @@ class Rope:
     base: float  # {arch}.rope.freq_base
     factor: float = 1.0  # {arch}.rope.scaling.factor: linear scaling divides positions by it
     yarn_context: int | None = None  # {arch}.rope.scaling.original_context_length, set where the scaling type is yarn
-    gain: float = 1.0  # {arch}.rope.scaling.attn_factor: multiplies cos and sin
+    gain: float = 1.0  # multiplies cos and sin
+
+
+@dataclass(frozen=True)
+class Latent:
+    """Widths of multi-head latent attention: keys and values of all heads are made from one small row a token."""
+
+    query_rank: int | None  # {arch}.attention.q_lora_rank; None: queries come straight from the input
+    rank: int  # {arch}.attention.kv_lora_rank: the width of the row that is cached, beside n_rot for the position
+    split: bool  # whether the file holds attn_k_b and attn_v_b, or both in attn_kv_b as older ones do
+
+
+@dataclass(frozen=True)
+class Experts:
+    """A mixture of experts: how each token chooses among several feed-forwards."""
+
+    count: int  # {arch}.expert_count
+    used: int  # {arch}.expert_used_count
+    n_ff: int  # {arch}.expert_feed_forward_length
+    n_ff_shared: int  # {arch}.expert_shared_feed_forward_length, of the expert that all tokens use; 0: there is none
+    gating: str  # a value of GATINGS
+    renormalize: bool  # {arch}.expert_weights_norm
+    scale: float  # {arch}.expert_weights_scale
+    groups: int  # {arch}.expert_group_count: experts stand in so many groups ...
+    groups_used: int  # {arch}.expert_group_used_count: ... of which so many are chosen from
 
 
 @dataclass(frozen=True)
 class LayerConfig:
     """What may differ from layer to layer."""
 
-    rope: Rope
+    rope: Rope | None
     n_ff: int  # {arch}.feed_forward_length
-    window: int | None = None  # {arch}.attention.sliding_window: a query at p sees the keys after p - window
+    window: int | None  # {arch}.attention.sliding_window: a query at p sees the keys after p - window
+    experts: Experts | None
 
 
 @dataclass(frozen=True)
@@ -66,21 +126,26 @@ class Config:
     """The shape of a model."""
 
     architecture: str  # general.architecture
+    family: Architecture
     context_length: int  # {arch}.context_length: the longest text the model was trained on
+    original_context: int  # {arch}.rope.scaling.original_context_length: the one before it was stretched
     vocab_size: int  # {arch}.vocab_size, else the number of tokenizer.ggml.tokens
-    n_layers: int  # {arch}.block_count
+    n_layers: int  # {arch}.block_count, less the spare ones
+    n_spare_layers: int  # {arch}.nextn_predict_layers: at the end, to guess further tokens with; we never run them
     d_model: int  # {arch}.embedding_length
     n_heads: int  # {arch}.attention.head_count
     n_kv_heads: int  # {arch}.attention.head_count_kv
-    key_length: int  # {arch}.attention.key_length: the width of a query or key head
-    value_length: int  # {arch}.attention.value_length: the width of a value head
-    norm_eps: float  # {arch}.attention.layer_norm_rms_epsilon
-    attention_scale: float
-    embedding_scale: float | None
-    activation: str
-    qk_norm: bool
-    post_norms: bool
+    key_length: int  # {arch}.attention.key_length (key_length_mla): the width of a query or key head
+    value_length: int  # {arch}.attention.value_length (value_length_mla): the width of a value head
+    latent: Latent | None
     layers: tuple[LayerConfig, ...]
+    norm_eps: float  # {arch}.attention.layer_norm_rms_epsilon, or layer_norm_epsilon
+    attention_scale: float  # {arch}.attention.scale
+    attention_softcap: float | None  # {arch}.attn_logit_softcapping
+    final_softcap: float | None  # {arch}.final_logit_softcapping
+    embedding_scale: float | None  # {arch}.embedding_scale
+    residual_scale: float | None  # {arch}.residual_scale
+    logit_scale: float | None  # {arch}.logit_scale, as a factor
 
 
 _REQUIRED: Any = object()
@@ -138,78 +203,187 @@ def read_config(metadata: dict, path) -> Config:
         raise ModelFileError(f"{path}: the metadata has no general.architecture, so this file holds no language model")
     if name not in ARCHITECTURES:
         raise UnsupportedModel(f"{path}: architecture {name!r} is not supported; we have {', '.join(ARCHITECTURES)}")
-    row, keys = ARCHITECTURES[name], _Keys(metadata, path, name)
+    family, keys = ARCHITECTURES[name], _Keys(metadata, path, name)
+    context_length = keys.get("context_length", int, least=1)
     d_model = keys.get("embedding_length", int, least=1)
-    n_layers = keys.get("block_count", int, least=1)
-    if n_layers > _MOST_LAYERS:
-        raise keys.error("block_count", f"is {n_layers}; the most that makes sense is {_MOST_LAYERS}")
+    n_layers, n_spare = _read_layer_counts(keys)
+    n_heads, n_kv_heads = _read_head_counts(keys, d_model)
+    key_length = keys.get("attention.key_length", int, d_model // n_heads, least=1)
+    value_length = keys.get("attention.value_length", int, d_model // n_heads, least=1)
+    latent = None
+    if family.latent:
+        latent = _read_latent(keys)
+        key_length = keys.get("attention.key_length_mla", int, key_length, least=1)
+        value_length = keys.get("attention.value_length_mla", int, value_length, least=1)
+    rope = _read_rope(keys, family, key_length)
+    wide_scale = n_layers == family.d_model_scale_at
+    attention_scale = _gain_of_latent(keys, family, rope) ** 2 / math.sqrt(
+        d_model / n_heads if wide_scale else key_length
+    )
+    logit_scale = keys.get("logit_scale", float, 0.0)
+    return Config(
+        architecture=name,
+        family=family,
+        context_length=context_length,
+        original_context=keys.get("rope.scaling.original_context_length", int, context_length, least=1),
+        vocab_size=keys.get("vocab_size", int, len(metadata.get("tokenizer.ggml.tokens", ())), least=1),
+        n_layers=n_layers,
+        n_spare_layers=n_spare,
+        d_model=d_model,
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        key_length=key_length,
+        value_length=value_length,
+        latent=latent,
+        layers=_read_layers(keys, family, n_layers, rope),
+        norm_eps=keys.get(f"attention.layer_norm_{'' if family.layer_norm else 'rms_'}epsilon", float, least=0.0),
+        attention_scale=keys.get("attention.scale", float, 0.0) or attention_scale,
+        attention_softcap=keys.get("attn_logit_softcapping", float, 0.0) or None,
+        final_softcap=keys.get("final_logit_softcapping", float, 0.0) or None,
+        embedding_scale=math.sqrt(d_model)
+        if family.scale_embeddings
+        else keys.get("embedding_scale", float, 0.0) or None,
+        residual_scale=keys.get("residual_scale", float, 0.0) or None,
+        logit_scale=logit_scale**family.logit_power if logit_scale else None,
+    )
+
+
+def _read_layer_counts(keys):
+    """The number of layers that run, and of those at the end that do not."""
+    n_blocks = keys.get("block_count", int, least=1)
+    if n_blocks > _MOST_LAYERS:
+        raise keys.error("block_count", f"is {n_blocks}; the most that makes sense is {_MOST_LAYERS}")
+    n_spare = keys.get("nextn_predict_layers", int, 0, least=0)
+    if n_spare >= n_blocks:
+        raise keys.error("nextn_predict_layers", f"is {n_spare}, of {n_blocks} layers in all")
+    return n_blocks - n_spare, n_spare
+
+
+def _read_head_counts(keys, d_model):
     n_heads = keys.get("attention.head_count", int, least=1)
     if n_heads > d_model:
         raise keys.error("attention.head_count", f"is {n_heads}, more than the model is wide ({d_model})")
     n_kv_heads = keys.get("attention.head_count_kv", int, n_heads, least=1)
     if n_heads % n_kv_heads:
         raise keys.error("attention.head_count_kv", f"is {n_kv_heads}, which does not divide the {n_heads} query heads")
-    key_length = keys.get("attention.key_length", int, d_model // n_heads, least=1)
-    n_tokens = len(metadata.get("tokenizer.ggml.tokens", ()))
-    wide_scale = n_layers == row.d_model_scale_at
-    return Config(
-        architecture=name,
-        context_length=keys.get("context_length", int, least=1),
-        vocab_size=keys.get("vocab_size", int, n_tokens, least=1),
-        n_layers=n_layers,
-        d_model=d_model,
-        n_heads=n_heads,
-        n_kv_heads=n_kv_heads,
-        key_length=key_length,
-        value_length=keys.get("attention.value_length", int, d_model // n_heads, least=1),
-        norm_eps=keys.get("attention.layer_norm_rms_epsilon", float, least=0.0),
-        attention_scale=1 / math.sqrt(d_model / n_heads if wide_scale else key_length),
-        embedding_scale=math.sqrt(d_model) if row.scale_embeddings else None,
-        activation=row.activation,
-        qk_norm=row.qk_norm,
-        post_norms=row.post_norms,
-        layers=_read_layers(keys, row, n_layers, key_length),
+    return n_heads, n_kv_heads
+
+
+def _read_latent(keys):
+    """Widths of multi-head latent attention. Files with key_length_mla hold attn_k_b and attn_v_b apart."""
+    split = f"{keys.architecture}.attention.key_length_mla" in keys.metadata
+    return Latent(
+        query_rank=keys.get("attention.q_lora_rank", int, 0, least=0) or None,
+        rank=keys.get("attention.kv_lora_rank", int, least=1),
+        split=split,
     )
 
 
-def _read_layers(keys, row, n_layers, key_length):
-    """One LayerConfig a layer: its window, the RoPE that goes with it, the width of its feed-forward."""
-    n_ff = keys.per_layer("feed_forward_length", int, n_layers, least=1)
-    rope = _read_rope(keys, row, key_length)
-    window = keys.get("attention.sliding_window", int, 0, least=0) if row.window_pattern else 0
-    windowed = [window > 0 and in_window for in_window in _read_window_pattern(keys, row, n_layers)]
-    # A windowed layer never sees far, so it has a base of its own and needs no scaling to see farther.
-    near = Rope(rope.n_rot, rope.pairs, base=keys.get("rope.freq_base_swa", float, 10000.0, least=1.0))
-    return tuple(
-        LayerConfig(near, n_ff[i], window) if windowed[i] else LayerConfig(rope, n_ff[i]) for i in range(n_layers)
-    )
+def _read_layers(keys, family, n_layers, rope):
+    """One LayerConfig a layer."""
+    n_ff = keys.per_layer("feed_forward_length", int, n_layers, 0, least=0)
+    experts = _read_experts(keys, family, n_ff[0])
+    n_dense = keys.get("leading_dense_block_count", int, 0, least=0) if experts else n_layers
+    if 0 in n_ff[:n_dense]:
+        raise keys.error("feed_forward_length", "is 0 or missing")
+    windows = _read_windows(keys, family, n_layers)
+    near = _read_window_rope(keys, family, rope)
+    layers = []
+    for i in range(n_layers):
+        turns = family.no_rope_every is None or (i + 1) % family.no_rope_every
+        layer_rope = (near if windows[i] else rope) if turns else None
+        layers.append(LayerConfig(layer_rope, n_ff[i], windows[i], experts if i >= n_dense else None))
+    return tuple(layers)
 
 
-def _read_window_pattern(keys, row, n_layers):
-    """For each layer, whether it sees a window: an array in the file says so, or n does for n - 1 in n."""
+def _read_windows(keys, family, n_layers):
+    """The window of each layer or None: an array says which have one, or a number n that n - 1 in n have."""
+    if family.window_pattern is None:
+        return [None] * n_layers
     key = "attention.sliding_window_pattern"
     if isinstance(keys.metadata.get(f"{keys.architecture}.{key}"), np.ndarray):
-        return keys.per_layer(key, bool, n_layers)
-    n = keys.get(key, int, row.window_pattern or 1, least=0)
-    return [n == 0 or i % n < n - 1 for i in range(n_layers)]
+        windowed = keys.per_layer(key, bool, n_layers)
+    else:
+        n = keys.get(key, int, family.window_pattern, least=0)
+        windowed = [n == 0 or i % n < n - 1 for i in range(n_layers)]
+    window = keys.get("attention.sliding_window", int, family.window, least=0)
+    return [window or None if here else None for here in windowed]
 
 
-def _read_rope(keys, row, key_length):
+def _read_window_rope(keys, family, rope):
+    """RoPE of windowed layers. They never see far, so most families stretch nothing there."""
+    if rope is None:
+        return None
+    base = keys.get("rope.freq_base_swa", float, 10000.0 if family.window_rope == "own" else rope.base)
+    _check_base(keys, "rope.freq_base_swa", base)
+    return replace(rope, base=base) if family.window_rope == "same" else Rope(rope.n_rot, rope.pairs, base)
+
+
+def _read_rope(keys, family, key_length):
     """RoPE of the layers that see everything, with the scaling that stretches it past the context it was trained on."""
+    if family.rope_pairs is None:
+        return None
     n_rot = keys.get("rope.dimension_count", int, key_length, least=2)
     if n_rot > key_length or n_rot % 2:
         raise keys.error("rope.dimension_count", f"is {n_rot}; it must be even and at most the head width {key_length}")
     base = keys.get("rope.freq_base", float, 10000.0)
-    if base <= 1:
-        raise keys.error("rope.freq_base", f"is {base}; angles need a base above 1")
+    _check_base(keys, "rope.freq_base", base)
     scaling = keys.get("rope.scaling.type", str, "linear")  # files older than this key have a factor alone
+    if scaling not in SCALINGS:
+        raise UnsupportedModel(
+            f"{keys.path}: rope.scaling.type {scaling!r} is not supported; ours: {', '.join(SCALINGS)}"
+        )
     factor = keys.get("rope.scaling.factor", float, keys.get("rope.scale_linear", float, 0.0), least=0.0) or 1.0
-    rope = Rope(n_rot, row.rope_pairs, base, factor, gain=keys.get("rope.scaling.attn_factor", float, 1.0))
+    rope = Rope(n_rot, family.rope_pairs, base, factor, gain=keys.get("rope.scaling.attn_factor", float, 1.0))
     if scaling == "none":
         return replace(rope, factor=1.0)
-    if scaling == "linear":
-        return rope
     if scaling == "yarn":
-        trained = keys.get("context_length", int, least=1)
-        return replace(rope, yarn_context=keys.get("rope.scaling.original_context_length", int, trained, least=1))
-    raise UnsupportedModel(f"{keys.path}: rope.scaling.type {scaling!r} is not supported; we have none, linear, yarn")
+        context = keys.get("rope.scaling.original_context_length", int, keys.get("context_length", int), least=1)
+        # Where yarn_log_multiplier stands, the gain belongs to the attention scale alone: _gain_of_latent.
+        gain = 1.0 if family.latent and _log_multiplier(keys) else 1 + 0.1 * math.log(factor)
+        return replace(rope, yarn_context=context, gain=rope.gain * gain)
+    return rope
+
+
+def _gain_of_latent(keys, family, rope):
+    """What YaRN multiplies each of query and key with in latent attention, where only a part of them rotates."""
+    return rope.gain * (1 + _log_multiplier(keys) * math.log(rope.factor)) if family.latent else 1.0
+
+
+def _log_multiplier(keys):
+    return keys.get("rope.scaling.yarn_log_multiplier", float, 0.0)
+
+
+def _check_base(keys, key, base):
+    if base <= 1:
+        raise keys.error(key, f"is {base}; angles need a base above 1")
+
+
+def _read_experts(keys, family, n_ff):
+    """The mixture of experts, if there is one."""
+    count = keys.get("expert_count", int, 0, least=0)
+    if not count:
+        return None
+    used = keys.get("expert_used_count", int, least=1)
+    groups = keys.get("expert_group_count", int, 1, least=0) or 1
+    groups_used = keys.get("expert_group_used_count", int, groups, least=0) or groups
+    if used > count or count % groups or groups_used > groups or used > groups_used * (count // groups):
+        raise keys.error("expert_used_count", f"is {used} of {count} in {groups_used} of {groups} groups: impossible")
+    default_n_ff = n_ff // used if family.split_experts else n_ff
+    n_ff_expert = keys.get("expert_feed_forward_length", int, default_n_ff, least=1)
+    n_ff_shared = keys.get("expert_shared_count", int, 0, least=0) * n_ff_expert
+    gating = keys.get("expert_gating_func", int, 0, least=0)
+    if gating not in (0, *GATINGS):
+        known = ", ".join(f"{number} ({meaning})" for number, meaning in GATINGS.items())
+        raise UnsupportedModel(f"{keys.path}: expert_gating_func {gating} is not supported; we have {known}")
+    return Experts(
+        count=count,
+        used=used,
+        n_ff=n_ff_expert,
+        n_ff_shared=keys.get("expert_shared_feed_forward_length", int, n_ff if family.shared_gate else n_ff_shared),
+        gating=GATINGS.get(gating, family.gating),
+        renormalize=keys.get("expert_weights_norm", bool, family.renormalize),
+        scale=keys.get("expert_weights_scale", float, 0.0) or 1.0,
+        groups=groups,
+        groups_used=groups_used,
+    )

@@ -47,21 +47,26 @@ def load(path, *, weights: str = "auto", context_length: int | None = None, prog
         raise ValueError(f"context_length is {context_length}; it must be 1 or more")
     file = read_gguf(path)
     config = read_config(file.metadata, file.path)
-    if context_length is not None and context_length > config.context_length:
+    context_length = context_length or config.context_length
+    if context_length > config.context_length:
+        if config.family.positions:
+            raise ValueError(
+                f"context_length is {context_length}, but this model has {config.context_length} positions"
+            )
         warnings.warn(
             f"a context of {context_length} tokens is more than the {config.context_length} this model was trained on",
             stacklevel=2,
         )
     if not file.tensors:
         raise ModelFileError(f"{file.path}: holds a vocabulary and no tensors; llmcore.load_tokenizer opens it")
-    mapped, jobs = map_weights(file, config)
+    mapped, jobs = map_weights(file, config, context_length)
     with _progress_bar(progress, jobs) as report, expanding(jobs, report):
         tokenizer = Tokenizer.from_metadata(file.metadata, file.path)  # made while threads expand the weights
         if tokenizer.vocab_size != config.vocab_size:
             raise ModelFileError(
                 f"{file.path}: the tokenizer has {tokenizer.vocab_size} tokens, but the model {config.vocab_size}"
             )
-    return LLM(config, tokenizer, mapped, context_length or config.context_length)
+    return LLM(config, tokenizer, mapped, context_length)
 
 
 def load_tokenizer(path) -> Tokenizer:

@@ -87,6 +87,11 @@ class Tensor:
         """Bytes it takes in the file."""
         return self.data.nbytes
 
+    def part(self, i: int) -> "Tensor":
+        """One of the tensors that lie one behind another along the first axis, such as one expert's matrix."""
+        data = self.data[i]
+        return replace(self, shape=self.shape[1:], offset=self.offset + i * data.nbytes, data=data)
+
 
 @dataclass(frozen=True, eq=False)
 class GGUF:

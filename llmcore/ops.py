@@ -18,6 +18,12 @@ def rms_norm(x, gain, eps):
     return x / np.sqrt(mean_square + np.float32(eps)) * gain
 
 
+def layer_norm(x, gain, bias, eps):
+    """(x - mean(x)) / sqrt(var(x) + eps) * gain (+ bias) over the last axis. Ba et al. 2016, arXiv:1607.06450."""
+    y = rms_norm(x - x.mean(axis=-1, keepdims=True), gain, eps)
+    return y if bias is None else y + bias
+
+
 def softmax(x, out=None):
     """exp(x - max) / sum(exp(x - max)) over the last axis; the maximum is taken out so that exp cannot overflow."""
     out = np.subtract(x, x.max(axis=-1, keepdims=True), out=out)
@@ -32,13 +38,13 @@ def log_softmax(x):
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def silu(x):
-    """x / (1 + exp(-x)). Elfwing et al. 2017, arXiv:1702.03118."""
+def sigmoid(x):
+    """1 / (1 + exp(-x))."""
     y = -x
-    with np.errstate(over="ignore"):  # exp(-x) is inf below -88, and x / inf is the right answer, 0
+    with np.errstate(over="ignore"):  # exp(-x) is inf below -88, and 1 / inf is the right answer, 0
         np.exp(y, out=y)
     y += 1
-    return np.divide(x, y, out=y)
+    return np.divide(1, y, out=y)
 
 
 def gelu(x):
@@ -47,27 +53,52 @@ def gelu(x):
     return np.float32(0.5) * x * (1 + np.tanh(inner))
 
 
-ACTIVATIONS = {"silu": silu, "gelu": gelu}
+def geglu(gate, up):
+    """gelu(gate) * up. Shazeer 2020, arXiv:2002.05202."""
+    y = gelu(gate)
+    y *= up
+    return y
+
+
+def swiglu(gate, up):
+    """silu(gate) * up, where silu(x) = x sigmoid(x). Shazeer 2020, arXiv:2002.05202."""
+    y = sigmoid(gate)
+    y *= gate
+    y *= up
+    return y
+
+
+def swiglu_clamped(gate, up, alpha=1.702, limit=7.0):
+    """g sigmoid(alpha g) (u + 1) with g = min(gate, limit), u = up within +-limit: gpt-oss's, arXiv:2508.10925."""
+    gate, up = np.minimum(gate, np.float32(limit)), np.clip(up, np.float32(-limit), np.float32(limit))
+    return gate * sigmoid(np.float32(alpha) * gate) * (up + 1)
+
+
+# Of the feed-forward: with a gate f(gate, up), without one f(up).
+ACTIVATIONS = {"swiglu": swiglu, "swiglu_clamped": swiglu_clamped, "geglu": geglu, "gelu": gelu}
+
+
+def softcap(x, cap):
+    """cap tanh(x / cap): leaves small numbers alone and keeps large ones within +-cap. Gemma 2, arXiv:2408.00118."""
+    return np.float32(cap) * np.tanh(x / np.float32(cap))
 
 
 def rope_table(rope, positions_T, factors_R=None):
     """Cosines and sines of the angles of each position; `config.Rope`, (T,) -> (T, R), (T, R).
 
-    angle = p / factor * base^(-2i / n_rot), each pair i divided by factors_R[i] where the file has such factors.
+    angle = p / factor * base^(-2i / n_rot), that of pair i divided by factors_R[i] where the file has such factors.
     Su et al. 2021, arXiv:2104.09864. Angles are made in float64: at position 8,000 a float32 has lost three digits.
     """
     frequency_R = rope.base ** (-np.arange(0, rope.n_rot, 2) / rope.n_rot)
     if factors_R is not None:
         frequency_R = frequency_R / factors_R
-    gain = rope.gain
     if rope.yarn_context is None:
         frequency_R = frequency_R / rope.factor
     else:
         keep_R = yarn_ramp(rope)
         frequency_R = frequency_R * (keep_R + (1 - keep_R) / rope.factor)
-        gain *= 1 + 0.1 * math.log(rope.factor)
     angles_TR = np.outer(positions_T, frequency_R)
-    return (gain * np.cos(angles_TR)).astype(np.float32), (gain * np.sin(angles_TR)).astype(np.float32)
+    return (rope.gain * np.cos(angles_TR)).astype(np.float32), (rope.gain * np.sin(angles_TR)).astype(np.float32)
 
 
 def yarn_ramp(rope, beta_fast=32.0, beta_slow=1.0):

@@ -22,19 +22,68 @@ NEVER_NEEDED = {
 
 
 @dataclass(frozen=True)
-class Layer:
-    """The weights of one block; None where the family has no such part."""
+class Norm:
+    """A norm's gain (D,), and its bias (D,) where the family has one."""
 
-    attn_norm: np.ndarray  # (D,)
-    attn_qkv: Matrix  # (D, (N + K) H + K H): attn_q, attn_k and attn_v side by side
-    attn_q_norm: np.ndarray | None  # (H,)
-    attn_k_norm: np.ndarray | None  # (H,)
-    attn_output: Matrix  # (N H, D)
-    post_attention_norm: np.ndarray | None  # (D,)
-    ffn_norm: np.ndarray  # (D,)
-    ffn_gate_up: Matrix  # (D, 2 F): ffn_gate and ffn_up side by side
+    gain: np.ndarray
+    bias: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Grouped-query attention; None where the family has no such part."""
+
+    attn_qkv: Matrix  # (D, N H + K H + K V): attn_q, attn_k and attn_v side by side
+    attn_q_norm: np.ndarray | None  # (H,) or (N H,)
+    attn_k_norm: np.ndarray | None  # (H,) or (K H,)
+    attn_sinks: np.ndarray | None  # (N,)
+    attn_output: Matrix  # (N V, D)
+
+
+@dataclass(frozen=True)
+class LatentAttention:
+    """Multi-head latent attention. Q and C are the ranks of queries and of keys and values, 2R dimensions rotate."""
+
+    attn_q_a: Matrix | None  # (D, Q)
+    attn_q_a_norm: np.ndarray | None  # (Q,)
+    attn_q_b: Matrix  # (Q, N H); where there is no attn_q_a it is attn_q, (D, N H)
+    attn_kv_a_mqa: Matrix  # (D, C + 2R)
+    attn_kv_a_norm: np.ndarray  # (C,)
+    attn_k_b: np.ndarray  # (N, P, C), P = H - 2R
+    attn_v_b: np.ndarray  # (N, C, V)
+    attn_output: Matrix  # (N V, D)
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """A dense feed-forward."""
+
+    ffn_up: Matrix  # (D, 2F), ffn_gate and ffn_up side by side; (D, F) in a family without gates
     ffn_down: Matrix  # (F, D)
-    post_ffw_norm: np.ndarray | None  # (D,)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A mixture of experts."""
+
+    ffn_gate_inp: Matrix  # (D, E), the router
+    exp_probs_b: np.ndarray | None  # (E,)
+    ffn_up_exps: list[Matrix]  # E times (D, 2F): gate and up
+    ffn_down_exps: list[Matrix]  # E times (F, D)
+    shared: FeedForward | None  # the expert that all tokens use
+    ffn_gate_inp_shexp: Matrix | None  # (D, 1), its gate
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The weights of one block; None for a norm that the family does not have."""
+
+    attn_norm: Norm | None
+    attn: Attention | LatentAttention
+    post_attention_norm: Norm | None
+    ffn_norm: Norm | None
+    ffn: FeedForward | Mixture
+    post_ffw_norm: Norm | None
 
 
 @dataclass(frozen=True)
@@ -42,49 +91,118 @@ class Weights:
     """All the numbers of a model."""
 
     token_embd: Tensor  # (V, D), left in the file's map: rows are expanded when they are looked up
+    position_embd: Tensor | None  # (context_length, D), likewise
+    rope_factors: np.ndarray | None  # (R,): divides RoPE's frequencies
     layers: tuple[Layer, ...]
-    output_norm: np.ndarray  # (D,)
+    output_norm: Norm
     output: Matrix  # (D, V); the transpose of token_embd where the file has no output.weight ("tied")
-    rope_freqs: np.ndarray | None  # (n_rot / 2,): divides RoPE's frequencies (Llama 3.1 and newer)
 
 
-def map_weights(file: GGUF, config: Config) -> tuple[Weights, list[tuple[Tensor, np.ndarray]]]:
+def map_weights(file: GGUF, config: Config, context_length: int) -> tuple[Weights, list[tuple[Tensor, np.ndarray]]]:
     """The weights of a model, their matrices still empty, and the jobs with which `linear.expanding` fills them.
 
     Raises ModelFileError for a missing or unused tensor or a wrong shape, UnsupportedModel for a type we cannot expand.
     """
     tensors = _Tensors(file)
     D, V = config.d_model, config.vocab_size
+    has_positions = config.family.positions
     weights = Weights(
         token_embd=tensors.take("token_embd.weight", (V, D)),
+        position_embd=tensors.take("position_embd.weight", (config.context_length, D)) if has_positions else None,
+        rope_factors=_rope_factors(tensors, config, context_length),
         layers=tuple(_map_layer(tensors, config, i) for i in range(config.n_layers)),
-        output_norm=tensors.vector("output_norm", D),
+        output_norm=_norm(tensors, "output_norm", config),
         output=tensors.matrix("output" if "output.weight" in file.tensors else "token_embd", D, V),
-        rope_freqs=tensors.vector("rope_freqs", config.layers[0].rope.n_rot // 2, optional=True),
     )
-    tensors.refuse_unused()
+    tensors.refuse_unused(config)
     return weights, tensors.jobs
 
 
-def _map_layer(tensors: "_Tensors", config: Config, i: int) -> Layer:
-    D, F, H = config.d_model, config.layers[i].n_ff, config.key_length
-    n_q, n_k, n_v = config.n_heads * H, config.n_kv_heads * H, config.n_kv_heads * config.value_length
-    blk = f"blk.{i}."
+def _rope_factors(tensors, config, context_length):
+    """What divides RoPE's frequencies: rope_freqs (Llama 3.1), or one of two sets (longrope, arXiv:2402.13753):
+    the long one if the context asked for is longer than the one the model was first trained on."""
+    rope = next((layer.rope for layer in config.layers if layer.rope), None)
+    if rope is None:
+        return None
+    if "rope_factors_long.weight" not in tensors.file.tensors:
+        return tensors.vector("rope_freqs", rope.n_rot // 2, optional=True)
+    short, long = (tensors.vector(f"rope_factors_{name}", rope.n_rot // 2) for name in ("short", "long"))
+    return long if context_length > config.original_context else short
 
-    def vector(name, size, present=True):
-        return tensors.vector(blk + name, size) if present else None
 
+def _norm(tensors, name, config, present=True):
+    if not present:
+        return None
+    bias = tensors.vector(name, config.d_model, suffix=".bias") if config.family.norm_bias else None
+    return Norm(tensors.vector(name, config.d_model), bias)
+
+
+def _map_layer(tensors, config, i):
+    blk, family = f"blk.{i}.", config.family
+    pre, post = family.norms != "post", family.norms != "pre"
     return Layer(
-        attn_norm=vector("attn_norm", D),
-        attn_qkv=tensors.fused(blk, "attn_qkv", D, {"attn_q": n_q, "attn_k": n_k, "attn_v": n_v}),
-        attn_q_norm=vector("attn_q_norm", H, config.qk_norm),
-        attn_k_norm=vector("attn_k_norm", H, config.qk_norm),
-        attn_output=tensors.matrix(blk + "attn_output", config.n_heads * config.value_length, D),
-        post_attention_norm=vector("post_attention_norm", D, config.post_norms),
-        ffn_norm=vector("ffn_norm", D),
-        ffn_gate_up=tensors.fused(blk, "ffn_gate_up", D, {"ffn_gate": F, "ffn_up": F}),
-        ffn_down=tensors.matrix(blk + "ffn_down", F, D),
-        post_ffw_norm=vector("post_ffw_norm", D, config.post_norms),
+        attn_norm=_norm(tensors, blk + "attn_norm", config, pre),
+        attn=(_map_attention if config.latent is None else _map_latent)(tensors, config, blk),
+        post_attention_norm=_norm(tensors, blk + "post_attention_norm", config, post),
+        ffn_norm=_norm(tensors, blk + family.ffn_norm, config, pre and not family.parallel),
+        ffn=(_map_ffn if config.layers[i].experts is None else _map_mixture)(tensors, config, config.layers[i], blk),
+        post_ffw_norm=_norm(tensors, blk + "post_ffw_norm", config, post),
+    )
+
+
+def _map_attention(tensors, config, blk):
+    D, N, K, H, V = config.d_model, config.n_heads, config.n_kv_heads, config.key_length, config.value_length
+    n_normed = {None: None, "head": (H, H), "row": (N * H, K * H)}[config.family.qk_norm]
+    return Attention(
+        attn_qkv=tensors.fused(blk, "attn_qkv", D, {"attn_q": N * H, "attn_k": K * H, "attn_v": K * V}),
+        attn_q_norm=tensors.vector(blk + "attn_q_norm", n_normed[0]) if n_normed else None,
+        attn_k_norm=tensors.vector(blk + "attn_k_norm", n_normed[1]) if n_normed else None,
+        attn_sinks=tensors.vector(blk + "attn_sinks", N) if config.family.sinks else None,
+        attn_output=tensors.matrix(blk + "attn_output", N * V, D),
+    )
+
+
+def _map_latent(tensors, config, blk):
+    D, N, H, V = config.d_model, config.n_heads, config.key_length, config.value_length
+    Q, C, n_rot = config.latent.query_rank, config.latent.rank, config.layers[0].rope.n_rot
+    P = H - n_rot
+    if config.latent.split:
+        k_b_NPC = tensors.stack(blk, "attn_k_b", N, P, {"attn_k_b": C})
+        v_b_NCV = tensors.stack(blk, "attn_v_b", N, C, {"attn_v_b": V})
+    else:  # one matrix (C, N (P + V)); its columns become the rows of the keys' part
+        kv_b_CNF = tensors.matrix(blk + "attn_kv_b", C, N * (P + V)).weight.reshape(C, N, P + V)
+        k_b_NPC, v_b_NCV = kv_b_CNF[..., :P].transpose(1, 2, 0), kv_b_CNF[..., P:].transpose(1, 0, 2)
+    return LatentAttention(
+        attn_q_a=tensors.matrix(blk + "attn_q_a", D, Q) if Q else None,
+        attn_q_a_norm=tensors.vector(blk + "attn_q_a_norm", Q) if Q else None,
+        attn_q_b=tensors.matrix(blk + "attn_q_b", Q, N * H) if Q else tensors.matrix(blk + "attn_q", D, N * H),
+        attn_kv_a_mqa=tensors.matrix(blk + "attn_kv_a_mqa", D, C + n_rot),
+        attn_kv_a_norm=tensors.vector(blk + "attn_kv_a_norm", C),
+        attn_k_b=k_b_NPC,
+        attn_v_b=v_b_NCV,
+        attn_output=tensors.matrix(blk + "attn_output", N * V, D),
+    )
+
+
+def _map_ffn(tensors, config, layer, blk, suffix="", n_ff=None):
+    D, F = config.d_model, n_ff or layer.n_ff
+    gated = {f"ffn_gate{suffix}": F, f"ffn_up{suffix}": F}
+    return FeedForward(
+        ffn_up=tensors.fused(blk, f"ffn_up{suffix}", D, gated if config.family.gated else {f"ffn_up{suffix}": F}),
+        ffn_down=tensors.matrix(f"{blk}ffn_down{suffix}", F, D),
+    )
+
+
+def _map_mixture(tensors, config, layer, blk):
+    D, E, F, F_shared = config.d_model, layer.experts.count, layer.experts.n_ff, layer.experts.n_ff_shared
+    gate = config.family.shared_gate and F_shared
+    return Mixture(
+        ffn_gate_inp=tensors.matrix(blk + "ffn_gate_inp", D, E),
+        exp_probs_b=tensors.vector(blk + "exp_probs_b", E, optional=True, suffix=".bias"),
+        ffn_up_exps=tensors.experts(blk, "ffn_gate_up_exps", E, D, {"ffn_gate_exps": F, "ffn_up_exps": F}),
+        ffn_down_exps=tensors.experts(blk, "ffn_down_exps", E, F, {"ffn_down_exps": D}),
+        shared=_map_ffn(tensors, config, layer, blk, "_shexp", F_shared) if F_shared else None,
+        ffn_gate_inp_shexp=tensors.column(blk + "ffn_gate_inp_shexp", D) if gate else None,
     )
 
 
@@ -111,12 +229,16 @@ class _Tensors:
         self.taken.add(name)
         return tensor
 
-    def vector(self, name: str, size: int, optional: bool = False, suffix: str = ".weight") -> np.ndarray | None:
-        """A small tensor (size,) in float32; None where the file has no such tensor and need not."""
+    def vector(self, name: str, *shape: int, optional: bool = False, suffix: str = ".weight") -> np.ndarray | None:
+        """A small tensor in float32; None where it is optional and the file has no such."""
         if optional and name + suffix not in self.file.tensors:
             return None
-        tensor = self.take(name + suffix, (size,))
+        tensor = self.take(name + suffix, shape)
         return dequantize(tensor.data, tensor.type, tensor.byte_order)
+
+    def column(self, name: str, n_in: int) -> Matrix:
+        """A vector as a matrix (in, 1)."""
+        return Matrix(self.vector(name, n_in)[:, None])
 
     def matrix(self, name: str, n_in: int, n_out: int) -> Matrix:
         """A matrix (in, out), with its bias if the file has one."""
@@ -124,32 +246,49 @@ class _Tensors:
 
     def fused(self, prefix: str, whole: str, n_in: int, parts: dict[str, int]) -> Matrix:
         """The matrices `parts` (name: columns) side by side as one; the file may hold them as one already, `whole`."""
+        return Matrix(self.stack(prefix, whole, 0, n_in, parts)[0], self._bias(prefix, whole, (), parts))
+
+    def experts(self, prefix: str, whole: str, count: int, n_in: int, parts: dict[str, int]) -> list[Matrix]:
+        """The same for each of `count` experts, which the file holds in one tensor a part."""
+        biases = self._bias(prefix, whole, (count,), parts)
+        weights = self.stack(prefix, whole, count, n_in, parts)
+        return [Matrix(weight, None if biases is None else biases[e]) for e, weight in enumerate(weights)]
+
+    def stack(self, prefix: str, whole: str, count: int, n_in: int, parts: dict[str, int]) -> np.ndarray:
+        """Float32 (count, in, sum of columns), to be filled from tensors (count, columns, in); 0: from (columns, in)."""
         n_out = sum(parts.values())
-        pieces = {whole: n_out} if f"{prefix}{whole}.weight" in self.file.tensors else parts
-        taken = [self.take(f"{prefix}{name}.weight", (columns, n_in)) for name, columns in pieces.items()]
-        weight_IO = np.empty((n_in, n_out), np.float32)
-        start = 0
-        for tensor in taken:
-            self.jobs.append((tensor, weight_IO[:, start : start + len(tensor.data)]))
-            start += len(tensor.data)
-        return Matrix(weight_IO, self._fused_bias(prefix, whole, parts))
+        lead = (count,) if count else ()
+        fused = self.file.tensors.get(f"{prefix}{whole}.weight")
+        pieces = {whole: n_out} if fused is not None and fused.shape == (*lead, n_out, n_in) else parts
+        taken = [self.take(f"{prefix}{name}.weight", (*lead, columns, n_in)) for name, columns in pieces.items()]
+        weights = np.empty((count or 1, n_in, n_out), np.float32)
+        for e, weight_IO in enumerate(weights):
+            ends = np.cumsum([0, *pieces.values()])
+            for tensor, start, end in zip(taken, ends, ends[1:], strict=False):
+                self.jobs.append((tensor.part(e) if count else tensor, weight_IO[:, start:end]))
+        return weights
 
-    def _fused_bias(self, prefix, whole, parts):
+    def _bias(self, prefix, whole, lead, parts):
         """The biases of the parts as one row, zero for a part that has none; None where none has."""
-        bias = self.vector(prefix + whole, sum(parts.values()), optional=True, suffix=".bias")
-        if bias is not None or all(f"{prefix}{name}.bias" not in self.file.tensors for name in parts):
-            return bias
-        rows = [self.vector(prefix + name, n, optional=True, suffix=".bias") for name, n in parts.items()]
-        return np.concatenate(
-            [np.zeros(n, np.float32) if row is None else row for row, n in zip(rows, parts.values(), strict=True)]
-        )
+        n_out, names = sum(parts.values()), [f"{prefix}{name}.bias" for name in parts]
+        fused = self.file.tensors.get(f"{prefix}{whole}.bias")
+        if fused is not None and fused.shape == (*lead, n_out):
+            return self.vector(prefix + whole, *lead, n_out, suffix=".bias")
+        if not any(name in self.file.tensors for name in names):
+            return None
+        rows = [self.vector(prefix + name, *lead, n, optional=True, suffix=".bias") for name, n in parts.items()]
+        zeros = [np.zeros((*lead, n), np.float32) for n in parts.values()]
+        return np.concatenate([zero if row is None else row for row, zero in zip(rows, zeros, strict=True)], axis=-1)
 
-    def refuse_unused(self) -> None:
+    def refuse_unused(self, config: Config) -> None:
         """A tensor that nothing reads means that the model is not the one we would compute."""
+        spare = tuple(f"blk.{i}." for i in range(config.n_layers, config.n_layers + config.n_spare_layers))
         unused = [
             name
             for name in self.file.tensors
-            if name not in self.taken and not any(re.fullmatch(pattern, name) for pattern in NEVER_NEEDED)
+            if name not in self.taken
+            and not name.startswith(spare)
+            and not any(re.fullmatch(pattern, name) for pattern in NEVER_NEEDED)
         ]
         if unused:
             more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""

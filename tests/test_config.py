@@ -64,6 +64,7 @@ def test_rope_scaling_factor(keys, factor):
 def test_yarn_context_is_by_default_the_whole():
     keys = {"rope__scaling__type": "yarn", "rope__scaling__factor": 4.0}
     assert read(**keys).layers[0].rope.yarn_context == 128
+    assert read(**keys).layers[0].rope.gain == 1 + 0.1 * math.log(4)
     assert read(**keys, rope__scaling__original_context_length=32).layers[0].rope.yarn_context == 32
 
 

@@ -27,11 +27,32 @@ def test_log_softmax_is_the_logarithm():
 
 
 @pytest.mark.parametrize("x", [-100.0, -3.0, -0.1, 0.0, 0.7, 4.0, 100.0])
-def test_activations(x):
-    sigmoid = 1 / (1 + math.exp(-x))
+@pytest.mark.parametrize("up", [-9.0, 0.5, 8.0])
+def test_activations(x, up):
+    def sigmoid(z):
+        return 1 / (1 + math.exp(-z))
+
     gelu = 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-    np.testing.assert_allclose(ops.silu(np.float32([x])), [x * sigmoid], rtol=1e-5, atol=1e-30)
-    np.testing.assert_allclose(ops.gelu(np.float32([x])), [gelu], rtol=1e-5, atol=1e-7)
+    clamped = min(x, 7) * sigmoid(1.702 * min(x, 7)) * (max(-7, min(7, up)) + 1)
+    gate_1, up_1 = np.float32([x]), np.float32([up])
+    np.testing.assert_allclose(ops.sigmoid(gate_1), [sigmoid(x)], rtol=1e-5, atol=1e-38)
+    np.testing.assert_allclose(ops.gelu(gate_1), [gelu], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(ops.ACTIVATIONS["swiglu"](gate_1, up_1), [x * sigmoid(x) * up], rtol=1e-5, atol=1e-38)
+    np.testing.assert_allclose(ops.ACTIVATIONS["geglu"](gate_1, up_1), [gelu * up], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(ops.ACTIVATIONS["swiglu_clamped"](gate_1, up_1), [clamped], rtol=1e-5, atol=1e-38)
+    assert gate_1 == x  # the arguments stay as they are
+
+
+def test_layer_norm_of_1_7():
+    # mean 4, variance 9; with eps 7 the root is 4
+    x = np.float32([[1, 7]])
+    np.testing.assert_array_equal(ops.layer_norm(x, np.float32([4, 8]), np.float32([1, 2]), 7.0), [[-2, 8]])
+    np.testing.assert_array_equal(ops.layer_norm(x, np.float32([4, 8]), None, 7.0), [[-3, 6]])
+
+
+def test_softcap_leaves_small_numbers_and_keeps_large_ones():
+    want = [0.1 - 0.1**3 / 3 / 900, 30, -30]
+    np.testing.assert_allclose(ops.softcap(np.float32([0.1, 1e6, -1e6]), 30.0), want, rtol=1e-6)
 
 
 def rotated(x, position, base, pairs, n_rot, divide=1.0, gain=1.0):
@@ -72,4 +93,3 @@ def test_yarn_keeps_fast_pairs_and_stretches_slow_ones():
     angles_R = np.arctan2(sin_TR[0], cos_TR[0])
     np.testing.assert_allclose(angles_R[0], 1, rtol=1e-6)
     np.testing.assert_allclose(angles_R[31], 10000 ** (-62 / 64) / 8, rtol=1e-5)
-    np.testing.assert_allclose(np.hypot(cos_TR, sin_TR), 1 + 0.1 * math.log(8), rtol=1e-6)
