@@ -9,7 +9,7 @@ import numpy as np
 from .cache import KVCache
 from .config import Config
 from .linear import linear
-from .ops import rms_norm, rope, softcap, softmax
+from .ops import layer_norm, rms_norm, rope, softcap, softmax
 from .weights import Attention, LatentAttention
 
 # Queries of a prompt are taken so many at a time: the keys after the last of them need no work at all, which saves
@@ -25,7 +25,7 @@ def attention(x_TD: np.ndarray, w: Attention, config: Config, i: int, cache: KVC
     """
     T, N, K = len(x_TD), config.n_heads, config.n_kv_heads
     q_TNH, k_TKH, v_TKH = split_heads(linear(x_TD, w.attn_qkv), config)
-    if config.family.qk_norm:
+    if config.qk_norm:
         q_TNH = norm_heads(q_TNH, w.attn_q_norm, config)
         k_TKH = norm_heads(k_TKH, w.attn_k_norm, config)
     if rotation is not None:
@@ -81,10 +81,12 @@ def split_heads(qkv_TF, config):
 
 
 def norm_heads(x_TNH, gain, config):
-    """RMS norm of each head, gain (H,), or of all heads of a token as one row, gain (N H,)."""
-    if config.family.qk_norm == "head":
-        return rms_norm(x_TNH, gain, config.norm_eps)
-    return rms_norm(x_TNH.reshape(len(x_TNH), -1), gain, config.norm_eps).reshape(x_TNH.shape)
+    """The family's norm of each head, gain (H,) or (N, H), or of all heads of a token as one row, gain (N H,)."""
+    if config.qk_norm == "row":
+        return rms_norm(x_TNH.reshape(len(x_TNH), -1), gain, config.norm_eps).reshape(x_TNH.shape)
+    if config.family.layer_norm:
+        return layer_norm(x_TNH, gain, None, config.norm_eps)
+    return rms_norm(x_TNH, gain, config.norm_eps)
 
 
 def attend(q_KTGH, k_KSH, v_KSH, window=None, cap=None, sinks_N=None):

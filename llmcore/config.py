@@ -22,7 +22,8 @@ class Architecture:
     norm_bias: bool = False  # ... with biases
     norms: str = "pre"  # where a block's norms stand: "pre" attention and feed-forward, "post", or "both"
     ffn_norm: str = "ffn_norm"  # the tensor that holds the norm before the feed-forward
-    qk_norm: str | None = None  # RMS norm of queries and keys before RoPE: of each "head", or of the whole "row"
+    qk_norm: str | None = None  # norm of queries and keys before RoPE: of each "head", of each with its "own gain", ...
+    qk_norm_from: int = 0  # ... or of all heads as a "row"; only models of at least so many layers have it
     activation: str = "swiglu"  # a row of ops.ACTIVATIONS
     gated: bool = True  # whether the feed-forward has a gate
     parallel: bool = False  # attention and feed-forward both read the block's input, under one norm
@@ -30,9 +31,12 @@ class Architecture:
     positions: bool = False  # learned positions, added to the embeddings
     latent: bool = False  # multi-head latent attention
     sinks: bool = False  # a logit for "none of the keys" in each head's softmax
+    attention_softcap: float = 0.0  # if {arch}.attn_logit_softcapping does not say it; 0: none
+    final_softcap: float = 0.0  # if {arch}.final_logit_softcapping does not say it
     logit_power: int = 1  # {arch}.logit_scale multiplies the logits (1) or divides them (-1)
     d_model_scale_at: int | None = None  # the number of layers at which attention scales by 1/sqrt(d_model / n_heads)
     no_rope_every: int | None = None  # every n-th layer has no RoPE
+    rope_switch: bool = False  # {arch}.rope.scaling.finetuned false means: no RoPE at all
     window_pattern: int | None = None  # of so many layers the last sees all, the others a window
     window: int = 0  # how wide it is if {arch}.attention.sliding_window does not say so; 0: all layers see all
     window_rope: str = "same"  # RoPE of windowed layers: the "same", "unscaled", or with a base of its "own"
@@ -51,14 +55,22 @@ ARCHITECTURES = {
     "qwen3": replace(_QWEN, qk_norm="head"),
     "qwen3moe": replace(_QWEN, qk_norm="head"),
     "gemma": _GEMMA,
-    "gemma2": replace(_GEMMA, norms="both", window_pattern=2, window=4096, d_model_scale_at=46),
+    "gemma2": replace(
+        _GEMMA,
+        norms="both",
+        window_pattern=2,
+        window=4096,
+        d_model_scale_at=46,
+        attention_softcap=50.0,
+        final_softcap=30.0,
+    ),
     "gemma3": replace(_GEMMA, norms="both", qk_norm="head", window_pattern=6, window_rope="own", d_model_scale_at=62),
     "phi3": Architecture("halves"),  # its files name a window, which llama.cpp does not use either
     "gpt2": Architecture(None, layer_norm=True, norm_bias=True, activation="gelu", gated=False, positions=True),
     "deepseek2": Architecture(latent=True, renormalize=False),
     "olmo2": Architecture("halves", norms="post", qk_norm="row", window_pattern=4, window_rope="unscaled"),
-    "granite": Architecture(logit_power=-1),
-    "command-r": Architecture(layer_norm=True, parallel=True),
+    "granite": Architecture(logit_power=-1, rope_switch=True),
+    "command-r": Architecture(layer_norm=True, parallel=True, qk_norm="own gain", qk_norm_from=64),
     "starcoder2": Architecture("halves", layer_norm=True, norm_bias=True, activation="gelu", gated=False),
     "smollm3": Architecture(no_rope_every=4),
     "gpt-oss": Architecture(
@@ -139,6 +151,7 @@ class Config:
     value_length: int  # {arch}.attention.value_length (value_length_mla): the width of a value head
     latent: Latent | None
     layers: tuple[LayerConfig, ...]
+    qk_norm: str | None  # the family's, if the model is as deep as it takes
     norm_eps: float  # {arch}.attention.layer_norm_rms_epsilon, or layer_norm_epsilon
     attention_scale: float  # {arch}.attention.scale
     attention_softcap: float | None  # {arch}.attn_logit_softcapping
@@ -204,10 +217,12 @@ def read_config(metadata: dict, path) -> Config:
     if name not in ARCHITECTURES:
         raise UnsupportedModel(f"{path}: architecture {name!r} is not supported; we have {', '.join(ARCHITECTURES)}")
     family, keys = ARCHITECTURES[name], _Keys(metadata, path, name)
+    if not keys.get("attention.causal", bool, True):
+        raise UnsupportedModel(f"{path}: {name}.attention.causal is false: an encoder, not a model that continues text")
     context_length = keys.get("context_length", int, least=1)
     d_model = keys.get("embedding_length", int, least=1)
     n_layers, n_spare = _read_layer_counts(keys)
-    n_heads, n_kv_heads = _read_head_counts(keys, d_model)
+    n_heads, n_kv_heads = _read_head_counts(keys, n_layers, d_model)
     key_length = keys.get("attention.key_length", int, d_model // n_heads, least=1)
     value_length = keys.get("attention.value_length", int, d_model // n_heads, least=1)
     latent = None
@@ -236,10 +251,11 @@ def read_config(metadata: dict, path) -> Config:
         value_length=value_length,
         latent=latent,
         layers=_read_layers(keys, family, n_layers, rope),
+        qk_norm=family.qk_norm if n_layers >= family.qk_norm_from else None,
         norm_eps=keys.get(f"attention.layer_norm_{'' if family.layer_norm else 'rms_'}epsilon", float, least=0.0),
         attention_scale=keys.get("attention.scale", float, 0.0) or attention_scale,
-        attention_softcap=keys.get("attn_logit_softcapping", float, 0.0) or None,
-        final_softcap=keys.get("final_logit_softcapping", float, 0.0) or None,
+        attention_softcap=keys.get("attn_logit_softcapping", float, family.attention_softcap) or None,
+        final_softcap=keys.get("final_logit_softcapping", float, family.final_softcap) or None,
         embedding_scale=math.sqrt(d_model)
         if family.scale_embeddings
         else keys.get("embedding_scale", float, 0.0) or None,
@@ -259,14 +275,22 @@ def _read_layer_counts(keys):
     return n_blocks - n_spare, n_spare
 
 
-def _read_head_counts(keys, d_model):
-    n_heads = keys.get("attention.head_count", int, least=1)
+def _read_head_counts(keys, n_layers, d_model):
+    n_heads = _same_in_all(keys, "attention.head_count", n_layers, _REQUIRED)
     if n_heads > d_model:
         raise keys.error("attention.head_count", f"is {n_heads}, more than the model is wide ({d_model})")
-    n_kv_heads = keys.get("attention.head_count_kv", int, n_heads, least=1)
+    n_kv_heads = _same_in_all(keys, "attention.head_count_kv", n_layers, n_heads)
     if n_heads % n_kv_heads:
         raise keys.error("attention.head_count_kv", f"is {n_kv_heads}, which does not divide the {n_heads} query heads")
     return n_heads, n_kv_heads
+
+
+def _same_in_all(keys, key, n_layers, default):
+    """A number that a file may give for each layer, but that must be the same in all."""
+    numbers = set(keys.per_layer(key, int, n_layers, default, least=1))
+    if len(numbers) > 1:
+        raise UnsupportedModel(f"{keys.path}: {keys.architecture}.{key} differs between layers, which is not supported")
+    return numbers.pop()
 
 
 def _read_latent(keys):
@@ -302,7 +326,9 @@ def _read_windows(keys, family, n_layers):
         return [None] * n_layers
     key = "attention.sliding_window_pattern"
     if isinstance(keys.metadata.get(f"{keys.architecture}.{key}"), np.ndarray):
-        windowed = keys.per_layer(key, bool, n_layers)
+        windowed = [flag == 1 for flag in keys.metadata[f"{keys.architecture}.{key}"]]
+        if len(windowed) != n_layers:
+            raise keys.error(key, f"has {len(windowed)} values for {n_layers} layers")
     else:
         n = keys.get(key, int, family.window_pattern, least=0)
         windowed = [n == 0 or i % n < n - 1 for i in range(n_layers)]
@@ -321,7 +347,7 @@ def _read_window_rope(keys, family, rope):
 
 def _read_rope(keys, family, key_length):
     """RoPE of the layers that see everything, with the scaling that stretches it past the context it was trained on."""
-    if family.rope_pairs is None:
+    if family.rope_pairs is None or (family.rope_switch and not keys.get("rope.scaling.finetuned", bool, True)):
         return None
     n_rot = keys.get("rope.dimension_count", int, key_length, least=2)
     if n_rot > key_length or n_rot % 2:

@@ -34,8 +34,8 @@ class Attention:
     """Grouped-query attention; None where the family has no such part."""
 
     attn_qkv: Matrix  # (D, N H + K H + K V): attn_q, attn_k and attn_v side by side
-    attn_q_norm: np.ndarray | None  # (H,) or (N H,)
-    attn_k_norm: np.ndarray | None  # (H,) or (K H,)
+    attn_q_norm: np.ndarray | None  # (H,), (N, H) or (N H,)
+    attn_k_norm: np.ndarray | None  # (H,), (K, H) or (K H,)
     attn_sinks: np.ndarray | None  # (N,)
     attn_output: Matrix  # (N V, D)
 
@@ -152,11 +152,11 @@ def _map_layer(tensors, config, i):
 
 def _map_attention(tensors, config, blk):
     D, N, K, H, V = config.d_model, config.n_heads, config.n_kv_heads, config.key_length, config.value_length
-    n_normed = {None: None, "head": (H, H), "row": (N * H, K * H)}[config.family.qk_norm]
+    normed = {"head": ((H,), (H,)), "own gain": ((N, H), (K, H)), "row": ((N * H,), (K * H,))}.get(config.qk_norm)
     return Attention(
         attn_qkv=tensors.fused(blk, "attn_qkv", D, {"attn_q": N * H, "attn_k": K * H, "attn_v": K * V}),
-        attn_q_norm=tensors.vector(blk + "attn_q_norm", n_normed[0]) if n_normed else None,
-        attn_k_norm=tensors.vector(blk + "attn_k_norm", n_normed[1]) if n_normed else None,
+        attn_q_norm=tensors.vector(blk + "attn_q_norm", *normed[0]) if normed else None,
+        attn_k_norm=tensors.vector(blk + "attn_k_norm", *normed[1]) if normed else None,
         attn_sinks=tensors.vector(blk + "attn_sinks", N) if config.family.sinks else None,
         attn_output=tensors.matrix(blk + "attn_output", N * V, D),
     )
@@ -255,7 +255,7 @@ class _Tensors:
         return [Matrix(weight, None if biases is None else biases[e]) for e, weight in enumerate(weights)]
 
     def stack(self, prefix: str, whole: str, count: int, n_in: int, parts: dict[str, int]) -> np.ndarray:
-        """Float32 (count, in, sum of columns), to be filled from tensors (count, columns, in); 0: from (columns, in)."""
+        """Float32 (count, in, sum of columns), to be filled from tensors (count, columns, in); 0: from one without count."""
         n_out = sum(parts.values())
         lead = (count,) if count else ()
         fused = self.file.tensors.get(f"{prefix}{whole}.weight")

@@ -1,6 +1,8 @@
-"""What several tests need: where the reference models are, and one loaded copy of each."""
+"""What several tests need: models, and what other engines computed from them."""
 
 import functools
+import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +14,19 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "tests" / "data"
 SHARED = ROOT.parent / "shared"
 
+sys.path.insert(0, str(ROOT / "scripts"))
+from make_tiny_model import make  # noqa: E402
+
+FOLDER = tempfile.TemporaryDirectory(prefix="llmcore-tests-")
+
 
 def reference(name):
     """A tiny model and what llama.cpp computed from it: (path, ids (T,), logits (T, V)); skips if it is not here."""
-    for folder in (DATA, SHARED / "reference" / "tiny"):
-        if (folder / f"{name}.gguf").exists():
-            recorded = np.load(folder / f"{name}.npz")
-            return folder / f"{name}.gguf", recorded["ids"], recorded["logits"]
-    pytest.skip(f"the reference model {name} is not in ../shared/reference/tiny")
+    path = SHARED / "reference" / "tiny" / f"{name}.gguf"
+    if not path.exists():
+        pytest.skip(f"{path.name} is not in ../shared/reference/tiny; test_variants.py covers its family")
+    recorded = np.load(path.with_suffix(".npz"))
+    return path, recorded["ids"], recorded["logits"]
 
 
 @functools.cache
@@ -31,9 +38,17 @@ def real_model(file):
     return llmcore.load(path)
 
 
+@functools.cache
+def tiny_llama():
+    """The path of a random llama model of three layers, 64 wide."""
+    path = Path(FOLDER.name) / "llama.gguf"
+    make("llama", path, layers=3, width=64, heads=4, kv_heads=2, ff=96, tied=False)
+    return path
+
+
 @pytest.fixture(scope="session")
 def llama_path():
-    return DATA / "llama.gguf"
+    return tiny_llama()
 
 
 @pytest.fixture(scope="session")

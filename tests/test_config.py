@@ -133,6 +133,23 @@ def test_what_makes_no_sense_is_refused_by_key(changes, words):
     assert words in str(error.value)
 
 
+def test_head_counts_may_come_for_each_layer_but_must_agree():
+    assert read(attention__head_count_kv=np.full(7, 2)).n_kv_heads == 2
+    with pytest.raises(UnsupportedModel, match="head_count_kv differs between layers"):
+        read(attention__head_count_kv=np.arange(1, 8))
+
+
+def test_an_encoder_is_refused():
+    with pytest.raises(UnsupportedModel, match=r"attention\.causal is false"):
+        read(attention__causal=False)
+
+
+def test_granite_without_rope():
+    keys = {"attention__layer_norm_rms_epsilon": 1e-5, "rope__scaling__finetuned": False}
+    assert {layer.rope for layer in read("granite", **keys).layers} == {None}
+    assert {layer.rope for layer in read("llama", **keys).layers} != {None}
+
+
 @pytest.mark.parametrize("name", [None, 7])
 def test_a_file_without_an_architecture_is_no_language_model(name):
     with pytest.raises(ModelFileError, match=r"no general\.architecture"):

@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from conftest import DATA
+from conftest import make
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from rewrite import rewrite
 
 import llmcore
 from llmcore.loader import read_gguf
@@ -34,33 +33,8 @@ class Small(NamedTuple):
 def small(tmp_path_factory):
     """One narrow layer of random numbers."""
     folder = tmp_path_factory.mktemp("damaged-models")
-    names = {
-        "token_embd": (288, 8),
-        "output_norm": (8,),
-        "blk.0.attn_norm": (8,),
-        "blk.0.attn_q": (8, 8),
-        "blk.0.attn_k": (4, 8),
-        "blk.0.attn_v": (4, 8),
-        "blk.0.attn_output": (8, 8),
-        "blk.0.ffn_norm": (8,),
-        "blk.0.ffn_gate": (16, 8),
-        "blk.0.ffn_up": (16, 8),
-        "blk.0.ffn_down": (8, 16),
-    }
-    rng = np.random.default_rng(0)
-    tensors = {f"{name}.weight": rng.standard_normal(shape) for name, shape in names.items()}
-    llama = read_gguf(DATA / "llama.gguf")
-    keys = {
-        "llama.embedding_length": 8,
-        "llama.block_count": 1,
-        "llama.feed_forward_length": 16,
-        "llama.attention.head_count": 2,
-        "llama.attention.head_count_kv": 1,
-        "llama.rope.dimension_count": 4,
-    }
-    path = rewrite(
-        DATA / "llama.gguf", folder / "small.gguf", keys, tensors, drop=llama.tensors.keys() - tensors.keys()
-    )
+    path = folder / "small.gguf"
+    make("llama", path, layers=1, width=8, heads=2, kv_heads=1, ff=16, tied=True)
     head = min(tensor.offset for tensor in read_gguf(path).tensors.values())
     return Small(path.read_bytes(), head, folder / "damaged.gguf")
 

@@ -2,15 +2,11 @@
 
 import hashlib
 import subprocess
-import sys
 import zipfile
 from dataclasses import replace
 
+import fetch_model  # conftest.py puts scripts/ on the path
 import pytest
-from conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import fetch_model
 
 PIECES = [b"GGUF and more " * 1000, b"the rest " * 777]
 WHOLE = b"".join(PIECES)

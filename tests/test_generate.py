@@ -8,12 +8,12 @@ import sys
 import time
 
 import pytest
-from conftest import DATA, ROOT
+from conftest import ROOT, tiny_llama
 
 import llmcore
 from llmcore import generate
 
-MODEL = str(DATA / "llama.gguf")
+MODEL = str(tiny_llama())
 GREEDY = ("--model", MODEL, "--temperature", "0", "--max-tokens", "12", "--ignore-eos")
 
 

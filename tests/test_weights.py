@@ -41,7 +41,9 @@ def test_a_missing_tensor_is_named(changed, name):
     assert f"tensor {name!r} is missing" in refusal(changed(drop=[name]))
 
 
-@pytest.mark.parametrize("name", ["blk.1.attn_sinks.weight", "blk.3.attn_norm.weight", "rope_factors_short.weight", "x"])
+@pytest.mark.parametrize(
+    "name", ["blk.1.attn_sinks.weight", "blk.3.attn_norm.weight", "rope_factors_short.weight", "x"]
+)
 def test_a_tensor_that_nothing_reads_is_refused_by_name(changed, name):
     message = refusal(changed(tensors={name: np.ones(64)}))
     assert repr(name) in message

@@ -1,0 +1,671 @@
+"""Write a random model of any family: `python scripts/make_tiny_model.py llama tiny.gguf`.
+
+The file is a complete GGUF model: a vocabulary that works, every tensor and key the family needs, and random weights of
+a size that makes logits of order 1 to 10. Its text is nonsense, and any two engines must agree on it. `FAMILIES` says
+what each family consists of; facts from llama.cpp's src/models/. Options decide sizes and variants; `--set KEY=VALUE`
+writes any other key. The same command writes the same bytes on every machine.
+"""
+
+import argparse
+import ast
+import math
+import os
+import sys
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gguf
+import numpy as np
+
+# Shapes, (out, in) as NumPy has them, in the letters of the README; sizes that only some families have:
+# n_rot the dimensions of a head that rotate; X, Y width of an expert and of the shared expert; C context; W value head
+# width, A and B the low ranks of queries and of keys and values (MLA).
+NORMS = {"attn_norm.weight": "D", "ffn_norm.weight": "D"}
+NORM_BIASES = {"attn_norm.bias": "D", "ffn_norm.bias": "D"}
+POST_NORMS = {"post_attention_norm.weight": "D", "post_ffw_norm.weight": "D"}
+HEAD_NORMS = {"attn_q_norm.weight": "H", "attn_k_norm.weight": "H"}
+ROW_NORMS = {"attn_q_norm.weight": "N*H", "attn_k_norm.weight": "K*H"}
+QKV = {"attn_q.weight": "N*H D", "attn_k.weight": "K*H D", "attn_v.weight": "K*H D"}
+QKV_BIASES = {"attn_q.bias": "N*H", "attn_k.bias": "K*H", "attn_v.bias": "K*H"}
+FUSED_QKV = {"attn_qkv.weight": "N*H+2*K*H D"}
+FUSED_QKV_BIAS = {"attn_qkv.bias": "N*H+2*K*H"}
+OUTPUT = {"attn_output.weight": "D N*H"}
+OUTPUT_BIAS = {"attn_output.bias": "D"}
+GATED = {"ffn_gate.weight": "F D", "ffn_up.weight": "F D", "ffn_down.weight": "D F"}
+GATE_BIAS = {"ffn_gate.bias": "F"}
+PLAIN = {"ffn_up.weight": "F D", "ffn_down.weight": "D F"}
+PLAIN_BIASES = {"ffn_up.bias": "F", "ffn_down.bias": "D"}
+ROUTER = {"ffn_gate_inp.weight": "E D"}
+EXPERTS = {"ffn_gate_exps.weight": "E X D", "ffn_up_exps.weight": "E X D", "ffn_down_exps.weight": "E D X"}
+EXPERT_BIASES = {"ffn_gate_exps.bias": "E X", "ffn_up_exps.bias": "E X", "ffn_down_exps.bias": "E D"}
+SHARED = {"ffn_gate_shexp.weight": "Y D", "ffn_up_shexp.weight": "Y D", "ffn_down_shexp.weight": "D Y"}
+ATTENTION = QKV | OUTPUT
+
+# Keys, without the architecture's name in front. A string is an expression in sizes, as in shapes.
+KEYS = {
+    "context_length": "C",
+    "embedding_length": "D",
+    "block_count": "L",
+    "feed_forward_length": "F",
+    "attention.head_count": "N",
+    "attention.head_count_kv": "K",
+    "vocab_size": "V",
+}
+HEAD_KEYS = {"attention.key_length": "H", "attention.value_length": "H"}
+ROTATION = {"rope.dimension_count": "n_rot"}
+RMS = {"attention.layer_norm_rms_epsilon": 1e-5}
+LAYER_NORM = {"attention.layer_norm_epsilon": 1e-5}
+MOE_KEYS = {"expert_count": "E", "expert_used_count": "E_used"}
+EXPERT_WIDTH = {"expert_feed_forward_length": "X"}
+
+# Options of every family and those that several have. A default of None is worked out from the others.
+COMMON = {"layers": 2, "width": 32, "heads": 4, "kv_heads": 2, "ff": 64, "vocab": 288, "context": 512}
+ROPE = {"rope_base": None, "rope_scaling": None, "rope_factor": 4.0, "rope_context": 128}
+FREE_HEADS = {"head_width": None}  # heads need not be width / heads wide
+MOE = {"experts": 4, "experts_used": 2, "expert_ff": 32}
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a family's models consist of."""
+
+    arch: str  # general.architecture
+    block: dict[str, str] | Callable  # tensors of a block, name -> shape; or a function (options, layer) -> the same
+    keys: dict[str, Any] | Callable  # keys besides KEYS; or a function (options) -> the same
+    options: dict[str, Any] = field(default_factory=dict)  # options besides COMMON, and other defaults for those
+    model: dict[str, str] = field(default_factory=dict)  # tensors of the model besides token_embd, output_norm, output
+    bias: dict[str, str] = field(default_factory=dict)  # tensors of a block that --biases adds
+    tied: bool | None = None  # whether the output matrix is the embedding; None: as asked, by default it is not
+    gains: dict[str, float] = field(default_factory=dict)  # factors of the standard deviation of some weights
+
+
+def _deepseek2_block(o, layer):
+    """MLA: keys and values of all heads come from one row of low rank B; n_rot dimensions of the key are shared too."""
+    query = {"attn_q_a.weight": "A D", "attn_q_a_norm.weight": "A", "attn_q_b.weight": "N*H A"}
+    split = {"attn_k_b.weight": "N B H-n_rot", "attn_v_b.weight": "N W B"}
+    attention = {
+        **(query if o.q_lora else {"attn_q.weight": "N*H D"}),
+        "attn_kv_a_mqa.weight": "B+n_rot D",
+        "attn_kv_a_norm.weight": "B",
+        **({"attn_kv_b.weight": "N*(H-n_rot+W) B"} if o.joined_kv_b else split),
+        "attn_output.weight": "D N*W",
+    }
+    if layer < o.dense_layers:
+        return NORMS | attention | GATED
+    selection = {"exp_probs_b.bias": "E"} if o.router_bias else {}
+    return NORMS | attention | ROUTER | selection | EXPERTS | SHARED
+
+
+def _deepseek2_keys(o):
+    keys = {
+        **RMS,
+        **ROTATION,
+        **MOE_KEYS,
+        **EXPERT_WIDTH,
+        "attention.kv_lora_rank": "B",
+        "leading_dense_block_count": o.dense_layers,
+        "expert_shared_count": o.shared_experts,
+        "expert_weights_norm": o.gating == "sigmoid",
+        "expert_weights_scale": 1.5,
+        "expert_gating_func": 2 if o.gating == "sigmoid" else 1,
+    }
+    if o.groups > 1:
+        keys |= {"expert_group_count": o.groups, "expert_group_used_count": o.groups_used}
+    if o.layers not in (26, 27):  # llama.cpp takes models of so many layers for "lite" ones and never reads the rank
+        keys["attention.q_lora_rank"] = "A"
+    if o.joined_kv_b:
+        return keys | {"attention.head_count_kv": "N", "attention.key_length": "H", "attention.value_length": "W"}
+    mla = {"attention.key_length_mla": "H", "attention.value_length_mla": "W"}
+    return keys | mla | {"attention.head_count_kv": 1, "attention.key_length": "B+n_rot", "attention.value_length": "B"}
+
+
+def _command_r_block(o, _):
+    """Attention and feed-forward share one norm; models of 64 layers or more ("plus") have norms of heads too."""
+    plus = {"attn_q_norm.weight": "N H", "attn_k_norm.weight": "K H"} if o.layers >= 64 else {}
+    return {"attn_norm.weight": "D"} | ATTENTION | GATED | plus
+
+
+def _olmo2_keys(o):
+    """OLMo 3 is olmo2 with windows: three layers in four see one."""
+    return RMS | ({"attention.sliding_window": o.window} if o.window else {})
+
+
+LLAMA_BIASES = QKV_BIASES | OUTPUT_BIAS | GATE_BIAS | PLAIN_BIASES
+FAMILIES = {
+    "llama": Family(
+        "llama",
+        NORMS | ATTENTION | GATED,
+        RMS | ROTATION,
+        {**ROPE, **FREE_HEADS, "rope_freqs": False, "fused_qkv": False},
+        bias=LLAMA_BIASES,
+    ),
+    "llama-moe": Family(
+        "llama",
+        NORMS | ATTENTION | ROUTER | {name: shape.replace("X", "F") for name, shape in EXPERTS.items()},
+        RMS | ROTATION | MOE_KEYS,
+        {**ROPE, **FREE_HEADS, "ff": 48, "rope_freqs": False, "experts": 4, "experts_used": 2},
+    ),
+    "qwen2": Family("qwen2", NORMS | ATTENTION | QKV_BIASES | GATED, RMS, {**ROPE, "rope_base": 1e6}),
+    "qwen2moe": Family(
+        "qwen2moe",
+        NORMS | ATTENTION | QKV_BIASES | ROUTER | EXPERTS | SHARED | {"ffn_gate_inp_shexp.weight": "D"},
+        {**RMS, **MOE_KEYS, **EXPERT_WIDTH, "expert_shared_feed_forward_length": "Y"},
+        {**ROPE, **MOE, "shared_ff": 64},
+        tied=False,
+    ),
+    "qwen3": Family(
+        "qwen3", NORMS | ATTENTION | HEAD_NORMS | GATED, RMS | HEAD_KEYS, {**ROPE, "head_width": 16, "rope_base": 1e6}
+    ),
+    "qwen3moe": Family(
+        "qwen3moe",
+        NORMS | ATTENTION | HEAD_NORMS | ROUTER | EXPERTS,
+        RMS | HEAD_KEYS | MOE_KEYS | EXPERT_WIDTH,
+        {**ROPE, **MOE, "head_width": 16, "rope_base": 1e6},
+    ),
+    "gemma": Family(
+        "gemma", NORMS | ATTENTION | GATED, RMS | HEAD_KEYS, {**ROPE, "head_width": 16, "rope_dims": None}, tied=True
+    ),
+    "gemma2": Family(
+        "gemma2",
+        NORMS | POST_NORMS | ATTENTION | GATED,
+        # Real models have 50 and 30; smaller caps show in the logits of a small model.
+        RMS
+        | HEAD_KEYS
+        | {"attn_logit_softcapping": 3.0, "final_logit_softcapping": 6.0, "attention.sliding_window": "window"},
+        {**ROPE, "head_width": 16, "rope_dims": None, "window": 8},
+        tied=True,
+    ),
+    "gemma3": Family(
+        "gemma3",
+        NORMS | POST_NORMS | ATTENTION | HEAD_NORMS | GATED,
+        RMS | HEAD_KEYS | {"attention.sliding_window": "window"},
+        {
+            **ROPE,
+            "layers": 6,
+            "ff": 32,
+            "head_width": 16,
+            "rope_dims": None,
+            "rope_base": 1e6,
+            "window": 8,
+            "tied": True,
+        },
+    ),
+    "phi3": Family(
+        "phi3",
+        NORMS | FUSED_QKV | OUTPUT | {"ffn_up.weight": "2*F D", "ffn_down.weight": "D F"},
+        RMS | ROTATION,
+        {**ROPE, "rope_dims": None},
+    ),
+    "gpt2": Family(
+        "gpt2",
+        NORMS | NORM_BIASES | FUSED_QKV | FUSED_QKV_BIAS | OUTPUT | OUTPUT_BIAS | PLAIN | PLAIN_BIASES,
+        LAYER_NORM,
+        {"kv_heads": None, "context": 128},
+        model={"output_norm.bias": "D", "position_embd.weight": "C D"},
+    ),
+    "deepseek2": Family(
+        "deepseek2",
+        _deepseek2_block,
+        _deepseek2_keys,
+        {
+            **ROPE,
+            **MOE,
+            "kv_heads": None,
+            "head_width": 24,
+            "rope_dims": 8,
+            "value_width": 16,
+            "q_lora": 32,
+            "kv_lora": 32,
+            "joined_kv_b": False,
+            "dense_layers": 1,
+            "shared_experts": 1,
+            "groups": 1,
+            "groups_used": 1,
+            "gating": "sigmoid",
+            "router_bias": True,
+        },
+    ),
+    "olmo2": Family(
+        "olmo2", ATTENTION | ROW_NORMS | POST_NORMS | GATED, _olmo2_keys, {**ROPE, "window": 0}, tied=False
+    ),
+    "granite": Family(
+        "granite",
+        NORMS | ATTENTION | GATED,
+        {**RMS, **ROTATION, "logit_scale": 1.5, "residual_scale": 0.5, "embedding_scale": 6.0, "attention.scale": 0.5},
+        {**ROPE, **FREE_HEADS, "tied": True},
+    ),
+    "command-r": Family(
+        "command-r", _command_r_block, LAYER_NORM | {"logit_scale": 0.75}, {**ROPE, "rope_dims": None}, tied=True
+    ),
+    "starcoder2": Family(
+        "starcoder2",
+        NORMS | NORM_BIASES | ATTENTION | QKV_BIASES | OUTPUT_BIAS | PLAIN | PLAIN_BIASES,
+        LAYER_NORM,
+        {**ROPE, "rope_base": 1e5},
+        model={"output_norm.bias": "D"},
+    ),
+    "smollm3": Family(
+        "smollm3", NORMS | ATTENTION | GATED, RMS | ROTATION, {**ROPE, **FREE_HEADS, "layers": 4, "tied": True}
+    ),
+    "gpt-oss": Family(
+        "gpt-oss",
+        {"attn_norm.weight": "D", "post_attention_norm.weight": "D", "attn_sinks.weight": "N"}
+        | (ATTENTION | QKV_BIASES | OUTPUT_BIAS)
+        | (ROUTER | {"ffn_gate_inp.bias": "E"} | EXPERTS | EXPERT_BIASES),
+        RMS | HEAD_KEYS | MOE_KEYS | EXPERT_WIDTH | {"attention.sliding_window": "window"},
+        {**ROPE, **MOE, "head_width": 16, "window": 8, "rope_base": 150000.0, "rope_scaling": "yarn"},
+        tied=False,
+        gains={"ffn_gate_exps": 4.0, "ffn_up_exps": 4.0, "ffn_down_exps": 0.1},  # some pass SwiGLU's clamp at 7
+    ),
+}
+LONGROPE = ("llama", "llama-moe", "phi3", "granite")  # those whose tensors may hold longrope's factors
+
+# Types the gguf package can quantize to. For the others random bits will do: where in a block its float16 scale and its
+# float16 offset are, in bytes, and how many scales the offset must be to put the mean of the weights near zero.
+QUANTIZED = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "TQ1_0", "TQ2_0", "MXFP4")
+RANDOM_BLOCKS = {
+    "Q2_K": (80, 82, 1.5),
+    "Q3_K": (108, None, 0),
+    "Q4_K": (0, 2, 7.5),
+    "Q5_K": (0, 2, 15.5),
+    "Q6_K": (208, None, 0),
+    "IQ1_S": (0, None, 0),
+    "IQ1_M": (None, None, 0),
+    "IQ2_XXS": (0, None, 0),
+    "IQ2_XS": (0, None, 0),
+    "IQ2_S": (0, None, 0),
+    "IQ3_XXS": (0, None, 0),
+    "IQ3_S": (0, None, 0),
+    "IQ4_NL": (0, None, 0),
+    "IQ4_XS": (0, None, 0),
+}
+TYPES = (*QUANTIZED, *RANDOM_BLOCKS)
+
+# The frequent ones first: a lower score comes with each. Enough for a few words of English and Polish.
+PIECES = "▁ e t a o i n s r h l d u ▁t he ▁a ▁the in re ą ż ł ▁li two ▁oj czy zno mo ja"
+
+# What an option means.
+OPTIONS = {
+    "layers": "transformer blocks",
+    "width": "width of the model",
+    "heads": "query heads",
+    "kv_heads": "key/value heads",
+    "head_width": "width of a head (of queries and keys, in deepseek2)",
+    "value_width": "width of a value head",
+    "ff": "width of the feed-forward",
+    "vocab": "tokens of the vocabulary, 288 or more",
+    "context": "context length",
+    "experts": "experts in a layer",
+    "experts_used": "experts that a token takes",
+    "expert_ff": "width of an expert",
+    "shared_ff": "width of the shared expert",
+    "shared_experts": "shared experts",
+    "groups": "groups of experts",
+    "groups_used": "groups that a token may take experts from",
+    "gating": "softmax or sigmoid",
+    "router_bias": "a bias that counts in the selection of experts alone",
+    "dense_layers": "leading layers without experts",
+    "q_lora": "rank of the queries; 0 is a plain attn_q",
+    "kv_lora": "rank of keys and values",
+    "joined_kv_b": "one attn_kv_b, as older files have it, for attn_k_b and attn_v_b",
+    "window": "tokens that a windowed layer sees",
+    "rope_dims": "dimensions of a head that rotate",
+    "rope_base": "base of RoPE's angles",
+    "rope_scaling": "none, linear, yarn or longrope (with its tensors of factors)",
+    "rope_factor": "how far the scaling stretches",
+    "rope_context": "context length before the stretch",
+    "rope_freqs": "a tensor that divides RoPE's frequencies, as in Llama 3.1",
+    "fused_qkv": "query, key and value in one tensor",
+    "biases": "biases wherever llama may have them",
+    "tied": "the output matrix is the embedding",
+    "type": "of the matrices: " + ", ".join(TYPES),
+    "as_float32": "quantize to the type, then write what that expands to as float32",
+    "set": "a key, without the architecture in front: rope.freq_base_swa=20000.0; None leaves it out",
+    "seed": "of the random numbers",
+}
+FLOATS = ("rope_base", "rope_factor")
+FLAGS = ("router_bias", "joined_kv_b", "rope_freqs", "fused_qkv", "biases", "tied", "as_float32")
+CHOICES = {"gating": ("softmax", "sigmoid"), "rope_scaling": ("none", "linear", "yarn", "longrope"), "type": TYPES}
+
+
+def make(family: str, path: str | os.PathLike, *, force: bool = False, **options: Any) -> dict[str, tuple[int, ...]]:
+    """Write a random model of a family (one of FAMILIES) to `path`; returns the shapes of its tensors by name.
+
+    Options are those of the command line (OPTIONS), with _ for -; `set` is a dict of keys, where None leaves one out.
+    Raises ValueError for what makes no sense and FileExistsError where a file is in the way and `force` is not given.
+    One tensor at a time is in memory.
+    """
+    o = resolve(family, options)
+    path = Path(path)
+    if path.exists() and not force:
+        raise FileExistsError(f"{path} is there already; --force replaces it")
+    sizes, row = _sizes(o), FAMILIES[family]
+    shapes = {name: _evaluate_shape(shape, sizes) for name, shape in _tensors(o).items()}
+    types = {name: _tensor_type(name, shape, o) for name, shape in shapes.items()}
+    part = path.with_name(path.name + ".part")
+    writer = gguf.GGUFWriter(part, row.arch)
+    try:
+        _add_keys(writer, row.arch, _metadata(o, sizes))
+        _add_vocabulary(writer, o.vocab)
+        for name, shape in shapes.items():
+            stored = gguf.GGMLQuantizationType["F32" if o.as_float32 else types[name]]
+            per_block, block_bytes = gguf.GGML_QUANT_SIZES[stored]
+            writer.add_tensor_info(name, shape, np.float32, math.prod(shape) // per_block * block_bytes, stored)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for name, shape in shapes.items():
+            writer.write_tensor_data(_tensor_data(name, shape, types[name], o))
+        writer.close()
+        os.replace(part, path)
+    finally:
+        writer.close()
+        part.unlink(missing_ok=True)
+    return shapes
+
+
+def resolve(family: str, options: dict[str, Any]) -> SimpleNamespace:
+    """All options of a model: those given, the family's defaults for the rest. Raises ValueError for nonsense."""
+    if family not in FAMILIES:
+        raise ValueError(f"there is no family {family!r}; we have {', '.join(FAMILIES)}")
+    row = FAMILIES[family]
+    defaults = {**COMMON, "type": "F32", "as_float32": False, "set": {}, "seed": 0}
+    defaults |= {"tied": False} if row.tied is None else {}
+    defaults |= {"biases": False} if row.bias else {}
+    defaults |= row.options
+    for name, value in options.items():
+        if name not in defaults:
+            what = "is tied or not by its nature" if name == "tied" else f"has no --{name.replace('_', '-')}"
+            raise ValueError(f"{family} {what}; its options are {', '.join(sorted(defaults))}")
+        if name in CHOICES and value is not None and value not in CHOICES[name]:
+            raise ValueError(f"--{name.replace('_', '-')} is {value!r}; it must be one of {', '.join(CHOICES[name])}")
+    o = SimpleNamespace(family=family, **{"tied": row.tied, "biases": False} | defaults | options)
+    _check_numbers(o)
+    if o.kv_heads is None:
+        o.kv_heads = o.heads
+    if getattr(o, "head_width", None) is None:
+        if o.width % o.heads:
+            raise ValueError(f"--heads {o.heads} does not divide --width {o.width}, and there is no --head-width")
+        o.head_width = o.width // o.heads
+    if getattr(o, "rope_dims", None) is None:
+        o.rope_dims = o.head_width
+    _check(o)
+    return o
+
+
+def _check_numbers(o):
+    """Each number must be one, and large enough to mean something."""
+    zero = {"q_lora", "dense_layers", "shared_experts", "seed"} | ({"window"} if o.family == "olmo2" else set())
+    for name, value in vars(o).items():
+        if value is None or name in CHOICES or name in ("family", "set") or isinstance(value, bool):
+            continue
+        if not isinstance(value, (int, float) if name in FLOATS else int):
+            raise ValueError(f"--{name.replace('_', '-')} is {value!r}, not a number of the right kind")
+        least = 0 if name in zero else 1
+        if value < least:
+            raise ValueError(f"--{name.replace('_', '-')} is {value}; the least that makes sense is {least}")
+    if o.vocab < 288:
+        raise ValueError(f"--vocab is {o.vocab}; the least is 288: 256 bytes, 3 special tokens and 29 pieces")
+
+
+def _check(o):
+    """Sizes must fit each other."""
+    if o.heads % o.kv_heads:
+        raise ValueError(f"--kv-heads {o.kv_heads} does not divide --heads {o.heads}")
+    if o.family == "gpt2" and o.kv_heads != o.heads:
+        raise ValueError("gpt2 has as many key/value heads as query heads")
+    if o.family == "deepseek2" and o.kv_heads != o.heads:
+        raise ValueError("deepseek2 has no --kv-heads: all heads share one row of low rank")
+    if o.family != "gpt2" and (o.rope_dims % 2 or o.rope_dims > o.head_width):
+        raise ValueError(f"--rope-dims {o.rope_dims} must be even and at most the head width {o.head_width}")
+    if o.family == "deepseek2" and o.rope_dims == o.head_width:
+        raise ValueError(f"--rope-dims {o.rope_dims} must leave some of the head width {o.head_width} unrotated")
+    if getattr(o, "rope_scaling", None) == "longrope" and o.family not in LONGROPE:
+        raise ValueError(f"{o.family} has no longrope; those that have it are {', '.join(LONGROPE)}")
+    if hasattr(o, "experts"):
+        _check_experts(o, o.experts, getattr(o, "groups", 1), getattr(o, "groups_used", 1))
+
+
+def _check_experts(o, experts, groups, groups_used):
+    if o.experts_used > experts:
+        raise ValueError(f"--experts-used {o.experts_used} is more than --experts {experts}")
+    if experts % groups or groups_used > groups:
+        raise ValueError(
+            f"--groups {groups} must divide --experts {experts} and be at least --groups-used {groups_used}"
+        )
+    if groups > 1 and experts // groups < 2:
+        raise ValueError(f"--groups {groups} leaves one expert a group; a group's score is that of its best two")
+    if experts // groups * groups_used < o.experts_used:
+        raise ValueError(f"--groups-used {groups_used} leaves too few experts for --experts-used {o.experts_used}")
+
+
+def _sizes(o):
+    """The sizes that shapes and keys are written in."""
+    get = vars(o).get
+    sizes = {"D": o.width, "N": o.heads, "K": o.kv_heads, "H": o.head_width, "F": o.ff, "V": o.vocab, "L": o.layers}
+    sizes |= {"C": o.context, "n_rot": o.rope_dims, "window": get("window"), "W": get("value_width")}
+    sizes |= {"A": get("q_lora"), "B": get("kv_lora"), "E": get("experts"), "E_used": get("experts_used")}
+    return sizes | {"X": get("expert_ff"), "Y": get("shared_ff") or (get("shared_experts") or 0) * get("expert_ff", 0)}
+
+
+def _evaluate(expression: str, sizes) -> int:
+    """The value of an expression of this file's tables, such as "N*H+2*K*H"."""
+    return eval(expression, {"__builtins__": {}}, sizes)  # the tables above are the only source of expressions
+
+
+def _evaluate_shape(shape: str, sizes) -> tuple[int, ...]:
+    return tuple(_evaluate(size, sizes) for size in shape.split())
+
+
+def _tensors(o) -> dict[str, str]:
+    """Every tensor of a model, name -> shape."""
+    row = FAMILIES[o.family]
+    tensors = {"token_embd.weight": "V D", "output_norm.weight": "D"} | row.model
+    if not o.tied:
+        tensors["output.weight"] = "V D"
+    if getattr(o, "rope_freqs", False):
+        tensors["rope_freqs.weight"] = "n_rot//2"
+    if getattr(o, "rope_scaling", None) == "longrope":
+        tensors |= {"rope_factors_long.weight": "n_rot//2", "rope_factors_short.weight": "n_rot//2"}
+    for layer in range(o.layers):
+        block = dict(row.block(o, layer) if callable(row.block) else row.block) | (row.bias if o.biases else {})
+        if getattr(o, "fused_qkv", False):
+            fused = FUSED_QKV | (FUSED_QKV_BIAS if o.biases else {})
+            block = {name: shape for name, shape in block.items() if name not in QKV | QKV_BIASES} | fused
+        tensors |= {f"blk.{layer}.{name}": shape for name, shape in block.items()}
+    return tensors
+
+
+def _metadata(o, sizes) -> dict[str, Any]:
+    """Every key of a model that begins with the architecture's name, without that name."""
+    row = FAMILIES[o.family]
+    keys = KEYS | (row.keys(o) if callable(row.keys) else row.keys)
+    keys = {name: _evaluate(value, sizes) if isinstance(value, str) else value for name, value in keys.items()}
+    if o.head_width * o.heads != o.width and "attention.key_length" not in keys:
+        keys |= {"attention.key_length": o.head_width, "attention.value_length": o.head_width}
+    if o.rope_dims != o.head_width:
+        keys["rope.dimension_count"] = o.rope_dims
+    if getattr(o, "rope_base", None) is not None:
+        keys["rope.freq_base"] = float(o.rope_base)
+    scaling = getattr(o, "rope_scaling", None)
+    if scaling is not None:
+        keys["rope.scaling.type"] = scaling
+    if scaling in ("linear", "yarn"):
+        keys["rope.scaling.factor"] = float(o.rope_factor)
+    if scaling in ("yarn", "longrope"):
+        keys["rope.scaling.original_context_length"] = o.rope_context
+    if scaling == "longrope":
+        keys["rope.scaling.attn_factor"] = 1.25
+    return {name: value for name, value in (keys | o.set).items() if value is not None}
+
+
+def _add_keys(writer, arch, keys) -> None:
+    writer.add_name("random model")
+    for name, value in keys.items():
+        kind = gguf.GGUFValueType.get_type(value)
+        if kind == gguf.GGUFValueType.INT32:
+            kind = gguf.GGUFValueType.UINT32  # as converters write numbers
+        writer.add_key_value(f"{arch}.{name}", value, kind)
+
+
+def _add_vocabulary(writer, size) -> None:
+    """SentencePiece: three special tokens, 256 bytes, a few pieces; then filling that no text gives."""
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *PIECES.split()]
+    tokens += [f"<filling {i}>" for i in range(len(tokens), size)]
+    normal, unknown, control, byte = 1, 2, 3, 6
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * 259 + [-float(i) for i in range(size - 259)])
+    writer.add_token_types([unknown, control, control] + [byte] * 256 + [normal] * (size - 259))
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.add_add_bos_token(True)
+
+
+def _is_matrix(name, shape) -> bool:
+    """Whether it is stored in the type asked for: not norms, biases, routers and positions, whose rows are few."""
+    small = ("norm.weight", ".bias", "ffn_gate_inp.weight", "position_embd.weight")
+    return len(shape) > 1 and not name.endswith(small)
+
+
+def _tensor_type(name, shape, o) -> str:
+    kind = o.type if _is_matrix(name, shape) else "F32"
+    per_block = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0]
+    if shape[-1] % per_block:
+        raise ValueError(f"{kind} needs rows of a multiple of {per_block}; {name} has rows of {shape[-1]}")
+    return kind
+
+
+def _tensor_data(name, shape, kind, o) -> np.ndarray:
+    """The numbers of a tensor as the file holds them. Each tensor has random numbers of its own, whatever others do."""
+    rng = np.random.RandomState([o.seed, zlib.crc32(name.encode())])
+    qtype = gguf.GGMLQuantizationType[kind]
+    if kind in RANDOM_BLOCKS:
+        data = _random_blocks(rng, shape, qtype, _spread(name, shape, o))
+    else:
+        values = _random_values(rng, name, shape, o)
+        data = values if kind == "F32" else gguf.quants.quantize(values, qtype)
+    return gguf.quants.dequantize(data, qtype) if o.as_float32 and kind != "F32" else data
+
+
+def _spread(name, shape, o) -> float:
+    """The standard deviation of a matrix's weights: 1 / sqrt(inputs) keeps activations of order 1."""
+    stem = name.split(".")[-2]
+    # Embeddings and output: logits of order 3. Queries, keys: scores that tell positions apart. Routers: clear choices.
+    usual = {"token_embd": 3, "position_embd": 3, "output": 3, "ffn_gate_inp": 3, "ffn_gate_inp_shexp": 3}
+    usual |= dict.fromkeys(("attn_q", "attn_k", "attn_q_b"), 1.5)
+    gains = usual | FAMILIES[o.family].gains
+    return gains.get(stem, 1.0) / math.sqrt(shape[-1])
+
+
+def _random_values(rng, name, shape, o) -> np.ndarray:
+    """Random float32, from a uniform distribution: that needs no logarithm, which differs from machine to machine."""
+    if name.startswith("rope_f"):
+        low, high = {"freqs": (1, 8), "long": (2, 16), "short": (1, 2)}[name.removesuffix(".weight").split("_")[-1]]
+        return np.sort(rng.uniform(low, high, shape)).astype(np.float32)
+    if "norm" in name and name.endswith(".weight"):
+        return rng.uniform(0.6, 1.4, shape).astype(np.float32)
+    if name.endswith(".bias"):
+        return rng.uniform(-0.5, 0.5, shape).astype(np.float32)
+    edge = math.sqrt(3) * (1.0 if "sinks" in name else _spread(name, shape, o))
+    values = np.empty(shape, np.float32)
+    rows = values.reshape(-1, shape[-1])
+    for start in range(0, len(rows), 1024):  # float64 of a large matrix at once would be twice its size
+        part = rows[start : start + 1024]
+        part[:] = rng.uniform(-edge, edge, part.shape)
+    return values
+
+
+def _random_blocks(rng, shape, qtype, spread) -> np.ndarray:
+    """Random bits, with scales that give the weights they stand for the standard deviation `spread`."""
+    per_block, block_bytes = gguf.GGML_QUANT_SIZES[qtype]
+    blocks = rng.randint(0, 256, (math.prod(shape) // per_block, block_bytes), np.uint8)
+    scale_at, offset_at, offset = RANDOM_BLOCKS[qtype.name]
+
+    def write(at, values):
+        bits = values.astype("<f2").view("<u2")
+        if at is None:  # IQ1_M: a quarter of the scale in the upper bits of each of the last four words
+            words = blocks[:, -8:].view("<u2")
+            words[:] = words & 0x0FFF | (bits[:, None] >> np.array([0, 4, 8, 12], np.uint16) & 0xF) << 12
+        else:
+            blocks[:, at : at + 2] = bits[:, None].view(np.uint8)
+
+    def write_scales(scales):
+        write(scale_at, scales)
+        if offset_at is not None:
+            write(offset_at, offset * scales)
+
+    write_scales(np.full(len(blocks), 1 / 16))
+    unit = 16 * math.sqrt(np.mean(gguf.quants.dequantize(blocks[:64], qtype) ** 2))
+    unit = float(f"{unit:.2e}")  # the order of a sum, and so its last digits, differ from machine to machine
+    write_scales(rng.uniform(0.5, 1.5, len(blocks)) * spread / unit)
+    return blocks.reshape(*shape[:-1], -1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Write a random model of any family.",
+        argument_default=argparse.SUPPRESS,
+        epilog="The families: " + ", ".join(FAMILIES) + ". Each has its own defaults and only the options it can use.",
+    )
+    parser.error = _refuse
+    parser.add_argument("family", help="which family (below)")
+    parser.add_argument("out", help="the file to write")
+    for name, meaning in OPTIONS.items():
+        flag = "--" + name.replace("_", "-")
+        if name in FLAGS:
+            parser.add_argument(flag, action="store_true", help=meaning)
+        elif name == "set":
+            parser.add_argument(flag, action="append", metavar="KEY=VALUE", help=meaning)
+        else:
+            kind = float if name in FLOATS else str if name in CHOICES else int
+            parser.add_argument(flag, type=kind, metavar="X" if kind is str else "N", help=meaning)
+    for name in ("tied", "router_bias"):
+        flag = {"tied": "--untied", "router_bias": "--no-router-bias"}[name]
+        parser.add_argument(flag, dest=name, action="store_false", help=f"the opposite of --{name.replace('_', '-')}")
+    parser.add_argument("--force", action="store_true", help="replace a file that is there")
+    return parser
+
+
+def _refuse(message):
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _keys_from(pairs: list[str]) -> dict[str, Any]:
+    """KEY=VALUE -> {KEY: VALUE}; the value is a Python literal (1, 1.0, True, [1, 2]), anything else is text."""
+    keys = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise ValueError(f"--set {pair!r} is not KEY=VALUE")
+        try:
+            keys[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            keys[name] = value
+        if not isinstance(keys[name], bool | int | float | str | list | None) or keys[name] == []:
+            raise ValueError(f"--set {pair!r}: the value must be a number, True, False, None, text or a list of those")
+    return keys
+
+
+def main() -> None:
+    """Run the command line."""
+    options = vars(_parser().parse_args())
+    family, out = options.pop("family"), options.pop("out")
+    try:
+        options["set"] = _keys_from(options.get("set", []))
+        shapes = make(family, out, **options)
+    except (ValueError, OSError) as error:
+        _refuse(error)
+    weights = sum(math.prod(shape) for shape in shapes.values())
+    print(f"wrote {out}: {len(shapes)} tensors, {weights:,} weights, {os.path.getsize(out) / 1e3:,.1f} kB")
+
+
+if __name__ == "__main__":
+    main()
