@@ -33,6 +33,15 @@ class KVCache:
         """Count n_tokens more, once every layer has appended them."""
         self.length += n_tokens
 
+    def truncate(self, length: int) -> int:
+        """Forget the tokens past `length`; returns how many are left: `length`, or 0 where a windowed layer has already
+        forgotten rows that the next query would see."""
+        if not all(rows.reaches_back_from(length) for rows in self._layers):
+            length = 0
+            self._layers = [_Rows(rows.window) for rows in self._layers]
+        self.length = min(length, self.length)
+        return self.length
+
     @property
     def nbytes(self) -> int:
         """Bytes of memory held."""
@@ -44,6 +53,10 @@ class _Rows:
 
     def __init__(self, window):
         self.window, self.first, self.arrays = window, 0, []
+
+    def reaches_back_from(self, length):
+        """Whether all rows are held that a query at position `length` would see."""
+        return self.first <= (0 if self.window is None else max(0, length + 1 - self.window))
 
     def append(self, length, new_TKH):
         n_new = len(new_TKH[0])

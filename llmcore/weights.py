@@ -255,7 +255,7 @@ class _Tensors:
         return [Matrix(weight, None if biases is None else biases[e]) for e, weight in enumerate(weights)]
 
     def stack(self, prefix: str, whole: str, count: int, n_in: int, parts: dict[str, int]) -> np.ndarray:
-        """Float32 (count, in, sum of columns), to be filled from tensors (count, columns, in); 0: from one without count."""
+        """Float32 (count, in, sum of columns), to be filled from tensors (count, columns, in); a count of 0 is none."""
         n_out = sum(parts.values())
         lead = (count,) if count else ()
         fused = self.file.tensors.get(f"{prefix}{whole}.weight")

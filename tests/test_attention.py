@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+from conftest import make
 
+import llmcore
 from llmcore import attention
-from llmcore.cache import KVCache
+from llmcore.cache import ROOM, KVCache
 from llmcore.config import read_config
 from llmcore.loader import read_gguf
+from llmcore.model import forward
 
 
 def one_at_a_time(q_KTGH, k_KSH, v_KSH, window):
@@ -34,6 +37,65 @@ def test_attend_is_causal_and_keeps_to_its_window(T, S, window, monkeypatch):
     v_KSH = rng.standard_normal((2, S, 5)).astype(np.float32)
     y_KTGH = attention.attend(q_KTGH, k_KSH, v_KSH, window)
     np.testing.assert_allclose(y_KTGH, one_at_a_time(q_KTGH, k_KSH, v_KSH, window), rtol=1e-4, atol=1e-6)
+
+
+def test_sinks_take_weight_and_give_nothing():
+    # scores 0 and ln 2 with a sink of ln 5: weights 1/8, 2/8 and 5/8 for nothing
+    q_KTGH, k_KSH = np.float32([[[[1]]]]), np.log(np.float32([[[1], [2]]]))
+    y_KTGH = attention.attend(q_KTGH, k_KSH, np.float32([[[8], [16]]]), sinks_N=np.log(np.float32([5])))
+    np.testing.assert_allclose(y_KTGH, [[[[1 + 4]]]], rtol=1e-6)
+
+
+def cache_of(family, path, **options):
+    """An empty cache for a random model."""
+    make(family, path, **options)
+    return KVCache(read_config(read_gguf(path).metadata, path))
+
+
+def filled(cache, n_tokens, step, shapes):
+    """What a cache returns last after n_tokens rows of those shapes were appended; the rows of token t are all t."""
+    views = None
+    for start in range(0, n_tokens, step):
+        tokens_T = np.arange(start, min(start + step, n_tokens), dtype=np.float32)
+        rows = [np.broadcast_to(tokens_T[:, None, None], (len(tokens_T), *shape)) for shape in shapes]
+        views = [cache.append(layer, *rows) for layer in range(len(cache._layers))]
+        cache.commit(len(tokens_T))
+    return views
+
+
+@pytest.mark.parametrize("step", [1, 7, 512])
+def test_a_windowed_layer_keeps_no_more_than_its_window_and_a_chunk(step, tmp_path):
+    window, n_tokens, shapes = 24, 3000, [(1, 16), (1, 16)]
+    cache = cache_of("gemma3", tmp_path / "m.gguf", layers=6, kv_heads=1, window=window, context=4096)
+    views = filled(cache, n_tokens, step, shapes)
+    for layer, (keys_KSH, _) in enumerate(views):
+        rows = keys_KSH[0, :, 0].tolist()
+        seen = n_tokens if layer == 5 else window - 1 + (n_tokens - 1) % step + 1
+        assert rows[-seen:] == list(range(n_tokens - seen, n_tokens))
+        held = cache._layers[layer].arrays[0].shape[1]
+        assert held <= (2 * n_tokens if layer == 5 else max(window + ROOM, window - 1 + step))
+
+
+def test_truncating_goes_back_as_far_as_the_windows_reach(tmp_path):
+    cache = cache_of("gemma3", tmp_path / "m.gguf", layers=6, kv_heads=1, window=24, context=4096)
+    filled(cache, 1000, 100, [(1, 16), (1, 16)])
+    assert cache.truncate(1000) == 1000
+    assert cache.truncate(990) == 990 == cache.length
+    assert cache.truncate(10) == 0 == cache.length  # the windowed layers have forgotten tokens 0 to 9
+    keys_KSH, _ = filled(cache, 30, 30, [(1, 16), (1, 16)])[0]
+    assert keys_KSH[0, :, 0].tolist() == list(range(30))
+
+
+def test_latent_attention_caches_one_small_row_a_token(tmp_path):
+    path = tmp_path / "m.gguf"
+    make("deepseek2", path)
+    llm = llmcore.load(path)
+    latent, n_rot = llm.config.latent, llm.config.layers[0].rope.n_rot
+    cache = KVCache(llm.config)
+    forward(llm.weights, llm.config, np.arange(3, 3 + ROOM), cache)
+    assert cache.nbytes == 4 * llm.config.n_layers * ROOM * (latent.rank + n_rot)
+    expanded = llm.config.n_heads * (llm.config.key_length + llm.config.value_length)
+    assert latent.rank + n_rot < expanded / 3
 
 
 def test_cache_returns_what_was_appended_and_grows_with_use(llama_path):

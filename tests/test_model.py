@@ -62,12 +62,24 @@ def test_decoding_in_steps_equals_one_prefill(name, steps):
     assert_same_logits(in_steps(llm, ids, steps), in_steps(llm, ids, [40]))
 
 
-def test_chunk_size_changes_nothing(llama, monkeypatch):
-    ids = np.random.default_rng(0).integers(3, 288, 300)
-    whole = llama.logits(ids)
-    monkeypatch.setattr("llmcore.model.CHUNK", 37)
-    assert_same_logits(llama.logits(ids), whole)
-    assert CHUNK >= 300  # so that the first run was in one chunk
+@pytest.mark.parametrize("name", TRANSFORMERS.files[1:])
+@pytest.mark.parametrize("chunk", [1, 5, 23])
+def test_chunk_size_changes_nothing(name, chunk, monkeypatch):
+    """Windows are 8 wide where there are any; the text has 24 tokens."""
+    llm = llmcore.load(DATA / "transformers" / f"{name}.gguf")
+    monkeypatch.setattr("llmcore.model.CHUNK", chunk)
+    assert nmse(llm.logits(TRANSFORMERS["ids"]), TRANSFORMERS[name]) < 1e-9
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gemma3", "gpt-oss", "llama"])
+@pytest.mark.parametrize("chunk", [64, 300])
+def test_a_text_longer_than_what_windowed_layers_hold(name, chunk, monkeypatch):
+    llm = llmcore.load(DATA / "transformers" / f"{name}.gguf")
+    ids = np.random.default_rng(0).integers(3, 288, 500)
+    whole = llm.logits(ids)
+    assert CHUNK >= 500  # that was one chunk
+    monkeypatch.setattr("llmcore.model.CHUNK", chunk)
+    assert_same_logits(llm.logits(ids), whole)
 
 
 def test_an_exception_leaves_the_cache_as_it_was(llama, monkeypatch):
