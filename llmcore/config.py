@@ -187,9 +187,10 @@ class _Keys:
         values = self.metadata.get(name)
         if not isinstance(values, np.ndarray):
             return (self.get(key, kind, default, least),) * n_layers
-        if len(values) != n_layers:
-            raise self.error(key, f"has {len(values)} values for {n_layers} layers")
-        return tuple(self._checked(name, value, kind, least) for value in values.tolist())
+        n_blocks = self.get("block_count", int)  # spare layers at the end included
+        if len(values) != n_blocks:
+            raise self.error(key, f"has {len(values)} values for {n_blocks} layers")
+        return tuple(self._checked(name, value, kind, least) for value in values[:n_layers].tolist())
 
     def error(self, key, what):
         """The error that says what is wrong with `{arch}.key`."""
@@ -231,10 +232,8 @@ def read_config(metadata: dict, path) -> Config:
         key_length = keys.get("attention.key_length_mla", int, key_length, least=1)
         value_length = keys.get("attention.value_length_mla", int, value_length, least=1)
     rope = _read_rope(keys, family, key_length)
-    wide_scale = n_layers == family.d_model_scale_at
-    attention_scale = _gain_of_latent(keys, family, rope) ** 2 / math.sqrt(
-        d_model / n_heads if wide_scale else key_length
-    )
+    scaled_width = d_model / n_heads if n_layers == family.d_model_scale_at else key_length
+    embedding_scale = math.sqrt(d_model) if family.scale_embeddings else 0.0
     logit_scale = keys.get("logit_scale", float, 0.0)
     return Config(
         architecture=name,
@@ -253,12 +252,11 @@ def read_config(metadata: dict, path) -> Config:
         layers=_read_layers(keys, family, n_layers, rope),
         qk_norm=family.qk_norm if n_layers >= family.qk_norm_from else None,
         norm_eps=keys.get(f"attention.layer_norm_{'' if family.layer_norm else 'rms_'}epsilon", float, least=0.0),
-        attention_scale=keys.get("attention.scale", float, 0.0) or attention_scale,
+        attention_scale=keys.get("attention.scale", float, 0.0)
+        or _gain_of_latent(keys, family, rope) ** 2 / math.sqrt(scaled_width),
         attention_softcap=keys.get("attn_logit_softcapping", float, family.attention_softcap) or None,
         final_softcap=keys.get("final_logit_softcapping", float, family.final_softcap) or None,
-        embedding_scale=math.sqrt(d_model)
-        if family.scale_embeddings
-        else keys.get("embedding_scale", float, 0.0) or None,
+        embedding_scale=keys.get("embedding_scale", float, embedding_scale) or None,
         residual_scale=keys.get("residual_scale", float, 0.0) or None,
         logit_scale=logit_scale**family.logit_power if logit_scale else None,
     )
@@ -326,9 +324,8 @@ def _read_windows(keys, family, n_layers):
         return [None] * n_layers
     key = "attention.sliding_window_pattern"
     if isinstance(keys.metadata.get(f"{keys.architecture}.{key}"), np.ndarray):
-        windowed = [flag == 1 for flag in keys.metadata[f"{keys.architecture}.{key}"]]
-        if len(windowed) != n_layers:
-            raise keys.error(key, f"has {len(windowed)} values for {n_layers} layers")
+        flags = keys.metadata[f"{keys.architecture}.{key}"]
+        windowed = keys.per_layer(key, bool if flags.dtype == bool else int, n_layers)
     else:
         n = keys.get(key, int, family.window_pattern, least=0)
         windowed = [n == 0 or i % n < n - 1 for i in range(n_layers)]

@@ -170,7 +170,7 @@ def _map_latent(tensors, config, blk):
         k_b_NPC = tensors.stack(blk, "attn_k_b", N, P, {"attn_k_b": C})
         v_b_NCV = tensors.stack(blk, "attn_v_b", N, C, {"attn_v_b": V})
     else:  # one matrix (C, N (P + V)); its columns become the rows of the keys' part
-        kv_b_CNF = tensors.matrix(blk + "attn_kv_b", C, N * (P + V)).weight.reshape(C, N, P + V)
+        kv_b_CNF = tensors.stack(blk, "attn_kv_b", 0, C, {"attn_kv_b": N * (P + V)}).reshape(C, N, P + V)
         k_b_NPC, v_b_NCV = kv_b_CNF[..., :P].transpose(1, 2, 0), kv_b_CNF[..., P:].transpose(1, 0, 2)
     return LatentAttention(
         attn_q_a=tensors.matrix(blk + "attn_q_a", D, Q) if Q else None,

@@ -139,6 +139,13 @@ def test_head_counts_may_come_for_each_layer_but_must_agree():
         read(attention__head_count_kv=np.arange(1, 8))
 
 
+def test_spare_layers_are_neither_run_nor_counted():
+    widths = np.arange(1, 8, dtype=np.int32)
+    config = read(nextn_predict_layers=2, feed_forward_length=widths)
+    assert (config.n_layers, config.n_spare_layers) == (5, 2)
+    assert [layer.n_ff for layer in config.layers] == [1, 2, 3, 4, 5]
+
+
 def test_an_encoder_is_refused():
     with pytest.raises(UnsupportedModel, match=r"attention\.causal is false"):
         read(attention__causal=False)
