@@ -7,10 +7,21 @@ from .errors import ContextOverflow, ModelFileError, UnsupportedModel
 # Imported on first use: `python -m llmcore.loader` must not find its own module loaded already, and needs no engine.
 _HOMES = {"LLM": "llm", "load": "llm", "load_tokenizer": "llm", "Tokenizer": "tokenizer"}
 
-__all__ = ["LLM", "ContextOverflow", "ModelFileError", "Tokenizer", "UnsupportedModel", "load", "load_tokenizer"]
+__all__ = [
+    "LLM",
+    "ContextOverflow",
+    "ModelFileError",
+    "Tokenizer",
+    "UnsupportedModel",
+    "chat",
+    "load",
+    "load_tokenizer",
+]
 
 
 def __getattr__(name):
+    if name == "chat":
+        return import_module(".chat", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module 'llmcore' has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)

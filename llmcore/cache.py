@@ -76,10 +76,9 @@ class _Rows:
         if self.window is not None:
             keep_from = max(self.first, length + 1 - self.window)  # the next query stands at `length`
             room = min(room, self.window + ROOM)
-        n_kept = length - keep_from
-        for i, array in enumerate(self.arrays):
+        n_kept, arrays = length - keep_from, []
+        for array in self.arrays:
             n_heads, _, width = array.shape
-            larger = np.empty((n_heads, max(room, n_kept + n_new), width), np.float32)
-            larger[:, :n_kept] = array[:, keep_from - self.first : length - self.first]
-            self.arrays[i] = larger
-        self.first = keep_from
+            arrays.append(np.empty((n_heads, max(room, n_kept + n_new), width), np.float32))
+            arrays[-1][:, :n_kept] = array[:, keep_from - self.first : length - self.first]
+        self.first, self.arrays = keep_from, arrays  # together, so that an interrupt finds the old or the new

@@ -1,5 +1,7 @@
 """The command line: `python -m llmcore.generate --model M --prompt P`.
 
+With --chat a model that was made for conversations answers the prompt, which is otherwise continued.
+
 Only the text goes to standard output; the seed, a progress bar and one line of timings go to standard error.
 Exit status: 0, 1 for a bad file or prompt, 2 for bad arguments, 130 on Ctrl-C.
 """
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .chat import encode_chat
 from .llm import END_OF_TEXT, LLM, WEIGHTS, load, until_stop
 from .ops import log_softmax
 from .sampling import Sampling
@@ -24,7 +27,11 @@ MODELS = Path("models")
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = _parser()
+    return command_line(_parser(), run, argv)
+
+
+def command_line(parser, run, argv) -> int:
+    """Parse, `run(args, how, say)`, and turn what goes wrong into one line and an exit status."""
     args = parser.parse_args(argv)
     try:
         how = Sampling(args.temperature, args.top_k, args.top_p, args.min_p, args.repeat_penalty)
@@ -35,14 +42,14 @@ def main(argv: list[str] | None = None) -> int:
     warnings.showwarning = lambda message, *_: say(f"warning: {message}")
     try:
         return run(args, how, say)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         if isinstance(error, BrokenPipeError):  # the reader of our output has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except MemoryError:
-        print(f"error: {args.model}: not enough memory for this model in float32", file=sys.stderr)
+    except MemoryError as error:
+        print(f"error: {str(error) or 'not enough memory'}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -52,12 +59,15 @@ def run(args, how: Sampling, say) -> int:
     """Load, generate, report."""
     sys.stdout.reconfigure(encoding="utf-8")
     prompt = read_prompt(args)
-    path = args.model or the_one_model()
-    begin = time.perf_counter()
-    llm = load(path, weights=args.weights, context_length=args.context, progress=not args.quiet)
-    load_seconds = time.perf_counter() - begin
+    llm, load_seconds = open_model(args)
     seed = secrets.randbits(32) if args.seed is None else args.seed
-    prompt_ids = llm.encode_prompt(prompt)
+    if args.chat or args.system is not None:
+        system = [] if args.system is None else [{"role": "system", "content": args.system}]
+        prompt_ids = encode_chat(llm.tokenizer, [*system, {"role": "user", "content": prompt}])
+    else:
+        prompt_ids = llm.encode_prompt(prompt)
+        if llm.tokenizer.chat_template is not None:
+            say("note: the prompt is continued, not answered; with --chat this model answers it")
     max_tokens = args.max_tokens or llm.context_length
     clock = Clock()
     tokens = clock.watch(llm.tokens(prompt_ids, max_tokens=max_tokens, how=how, seed=seed, ignore_eos=args.ignore_eos))
@@ -76,8 +86,16 @@ def run(args, how: Sampling, say) -> int:
         end, status = "interrupted", 130
     if sys.stdout.isatty():
         print(flush=True)
-    say(clock.line(len(prompt_ids), load_seconds, end))
+    say(f"load {load_seconds:.2f} s | {clock.line(len(prompt_ids), end)}")
     return status
+
+
+def open_model(args) -> tuple[LLM, float]:
+    """The model that was asked for, and the seconds it took to load."""
+    path = args.model or the_one_model()
+    begin = time.perf_counter()
+    llm = load(path, weights=args.weights, context_length=args.context, progress=not args.quiet)
+    return llm, time.perf_counter() - begin
 
 
 def read_prompt(args) -> str:
@@ -121,17 +139,20 @@ class Clock:
             self.end = token.end
             yield token
 
-    def line(self, n_prompt, load_seconds, end) -> str:
-        """One line of timings. The first token comes out of the prompt's pass, so decoding is counted from there."""
+    def line(self, n_prompt, end, n_cached=0) -> str:
+        """One line of timings: of n_prompt tokens that were processed, after n_cached that need not be.
+
+        The first token comes out of the prompt's pass, so decoding is counted from there.
+        """
         n_tokens = len(self.times) - 1
+        prompt = f"prompt {n_prompt} tokens" + (f" after {n_cached} in the cache" if n_cached else "")
         if n_tokens == 0:
-            return f"load {load_seconds:.2f} s | prompt {n_prompt} tokens | {end}"
+            return f"{prompt} | {end}"
         n_text = n_tokens - (end == END_OF_TEXT)
         prefill, decode = self.times[1] - self.times[0], self.times[-1] - self.times[1]
         speed = f" ({(n_tokens - 1) / decode:.1f} tokens/s)" if n_tokens > 1 else ""
         return (
-            f"load {load_seconds:.2f} s"
-            f" | prompt {n_prompt} tokens in {prefill:.2f} s ({n_prompt / prefill:.1f} tokens/s)"
+            f"{prompt} in {prefill:.2f} s ({n_prompt / prefill:.1f} tokens/s)"
             f" | text {n_text} tokens in {decode:.2f} s{speed} | {end}"
         )
 
@@ -172,6 +193,7 @@ OPTIONS = [  # flag, its value, its type, its default, what it does
     ("--logprobs", "N", _whole(1), None, "tell each token's log-probability, and the N best, on standard error"),
 ]
 SWITCHES = [
+    ("--chat", "answer the prompt, as a user's message in the model's own chat template"),
     ("--ignore-eos", "go on when the model ends its text"),
     ("--echo", "print the prompt before the text"),
     ("--quiet", "write nothing but errors to standard error"),
@@ -182,17 +204,23 @@ def _parser():
     parser = argparse.ArgumentParser(
         prog="python -m llmcore.generate", description="Continue a text with a GGUF model."
     )
-    parser.add_argument("--model", metavar="M", help="a GGUF file; else the one model in models/")
+    add_options(parser, OPTIONS, SWITCHES)
     prompt = parser.add_mutually_exclusive_group(required=True)
     prompt.add_argument("--prompt", metavar="P", help="the text to continue; - reads it from standard input")
     prompt.add_argument("--prompt-file", metavar="F", help="a file (UTF-8) with the text to continue")
-    for flag, metavar, kind, default, text in OPTIONS:
+    return parser
+
+
+def add_options(parser, options, switches) -> None:
+    """What every command that runs a model can be told."""
+    parser.add_argument("--model", metavar="M", help="a GGUF file; else the one model in models/")
+    parser.add_argument("--system", metavar="S", help="the system message: how a chat model shall answer (as --chat)")
+    for flag, metavar, kind, default, text in options:
         parser.add_argument(flag, metavar=metavar, type=kind, default=default, help=text)
     parser.add_argument("--stop", metavar="STR", action="append", default=[], help="end before STR; may be repeated")
     parser.add_argument("--weights", choices=WEIGHTS, default="auto", help="how weights are held (%(default)s)")
-    for flag, text in SWITCHES:
+    for flag, text in switches:
         parser.add_argument(flag, action="store_true", help=text)
-    return parser
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -43,6 +44,18 @@ def rows(tensor, ids_T: np.ndarray) -> np.ndarray:
     saves the float32 copy of what is often the largest matrix of the file.
     """
     return dequantize(tensor.data[ids_T], tensor.type, tensor.byte_order)
+
+
+def available_memory() -> int | None:
+    """Bytes of memory that are free for us, by the system and by the control group we run in; None if nobody says."""
+    found = []
+    with suppress(OSError, StopIteration):  # Linux: "MemAvailable:   24022840 kB"
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
+    with suppress(OSError, ValueError):  # "max" where the group has no limit
+        group = Path("/sys/fs/cgroup")
+        found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return min(found, default=None)
 
 
 @contextmanager

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from .cache import KVCache
+from .chat import encode_chat
 from .config import Config, read_config
 from .errors import ContextOverflow, ModelFileError
-from .linear import expanding
+from .linear import available_memory, expanding
 from .loader import read_gguf
 from .model import forward, prefill, unembed
 from .sampling import Sampling, sample
@@ -39,7 +40,7 @@ def load(path, *, weights: str = "auto", context_length: int | None = None, prog
     context_length  tokens of prompt and text together; by default as many as the model was trained on
     progress        show a bar while weights are expanded, if standard error is a terminal and it takes a second
 
-    Raises ModelFileError and UnsupportedModel.
+    Raises ModelFileError and UnsupportedModel, and MemoryError for a model that does not fit.
     """
     if weights not in WEIGHTS:
         raise ValueError(f"weights is {weights!r}; it must be one of {', '.join(WEIGHTS)}")
@@ -60,6 +61,12 @@ def load(path, *, weights: str = "auto", context_length: int | None = None, prog
     if not file.tensors:
         raise ModelFileError(f"{file.path}: holds a vocabulary and no tensors; llmcore.load_tokenizer opens it")
     mapped, jobs = map_weights(file, config, context_length)
+    needed, available = sum(weight_IO.nbytes for _, weight_IO in jobs), available_memory()
+    if available is not None and needed > available:  # or the system would end some process, ours or another
+        raise MemoryError(
+            f"{file.path}: takes {needed / 1e9:.1f} GB in float32, and {available / 1e9:.1f} GB are free;"
+            " take a smaller model"
+        )
     with _progress_bar(progress, jobs) as report, expanding(jobs, report):
         tokenizer = Tokenizer.from_metadata(file.metadata, file.path)  # made while threads expand the weights
         if tokenizer.vocab_size != config.vocab_size:
@@ -117,20 +124,40 @@ class LLM:
         tokens = self.tokens(prompt, max_tokens=max_tokens, how=how, seed=seed, ignore_eos=ignore_eos)
         return until_stop(self.text(_warn_of_full_context(tokens, self.context_length)), stop)
 
+    def chat(self, messages: list[dict], **options) -> Iterator[str]:
+        """Answer a conversation, messages like {"role": "user", "content": "Hello"}; the options are `generate`'s.
+
+        Raises what `generate` raises, and what `chat.encode_chat` does.
+        """
+        return self.generate(encode_chat(self.tokenizer, messages), **options)
+
     def tokens(
-        self, prompt: str | Sequence[int], *, max_tokens: int, how: Sampling, seed: int | None, ignore_eos: bool = False
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int,
+        how: Sampling,
+        seed: int | None,
+        ignore_eos: bool = False,
+        cache: KVCache | None = None,
     ) -> Iterator[Token]:
-        """What `generate` is made of: each token chosen, with its logits; the last one says why it is the last."""
+        """What `generate` is made of: each token chosen, with its logits; the last one says why it is the last.
+
+        A caller may bring a `cache` that holds the first tokens of the prompt, not all: only the rest is processed.
+        Afterwards it holds the prompt and every token but the last.
+        """
         ids_T = self._checked(self.encode_prompt(prompt) if isinstance(prompt, str) else prompt)
+        cache = KVCache(self.config) if cache is None else cache
+        if cache.length >= len(ids_T):
+            raise ValueError(f"the cache holds {cache.length} tokens, which leaves none of the {len(ids_T)} to process")
         if max_tokens < 1:
             raise ValueError(f"max_tokens is {max_tokens}; it must be 1 or more")
         if seed is not None and seed < 0:
             raise ValueError(f"seed is {seed}; it must be 0 or more")
-        return self._tokens(ids_T, max_tokens, how, np.random.default_rng(seed), ignore_eos)
+        return self._tokens(ids_T, max_tokens, how, np.random.default_rng(seed), ignore_eos, cache)
 
-    def _tokens(self, prompt_T, max_tokens, how, rng, ignore_eos):
-        cache = KVCache(self.config)
-        for x_TD in prefill(self.weights, self.config, prompt_T, cache):
+    def _tokens(self, prompt_T, max_tokens, how, rng, ignore_eos, cache):
+        for x_TD in prefill(self.weights, self.config, prompt_T[cache.length :], cache):
             last_1D = x_TD[-1:]
         ids = prompt_T.tolist()
         while True:
@@ -203,7 +230,7 @@ def _until_stop(pieces, stops):
             if start:
                 yield held[:start]
             return
-        certain = len(held) - max((_overlap(held, stop) for stop in stops), default=0)
+        certain = len(held) - max((overlap(held, stop) for stop in stops), default=0)
         if certain:
             yield held[:certain]
             held = held[certain:]
@@ -211,7 +238,7 @@ def _until_stop(pieces, stops):
         yield held
 
 
-def _overlap(text, stop):
+def overlap(text, stop):
     """The length of the longest end of `text` with which `stop` begins."""
     return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
 

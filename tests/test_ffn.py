@@ -48,9 +48,7 @@ def test_groups_are_judged_by_their_two_best():
 
 
 def test_weights_that_sum_to_nothing_do_not_divide_by_zero():
-    _, weights_TU = route(
-        np.float32([[-200, -200, -200, -200]]), replace(PLAIN, gating="sigmoid", renormalize=True)
-    )
+    _, weights_TU = route(np.float32([[-200, -200, -200, -200]]), replace(PLAIN, gating="sigmoid", renormalize=True))
     assert np.isfinite(weights_TU).all()
 
 

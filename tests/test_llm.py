@@ -160,6 +160,12 @@ def test_load_refuses_what_it_cannot_do(llama_path):
         llmcore.load(llama_path, context_length=0)
 
 
+def test_a_model_that_does_not_fit_is_refused_before_memory_is_taken(llama_path, monkeypatch):
+    monkeypatch.setattr("llmcore.llm.available_memory", lambda: 100_000)
+    with pytest.raises(MemoryError, match=r"takes 0\.0 GB in float32"):
+        llmcore.load(llama_path)
+
+
 def test_a_prompt_has_one_bos_even_if_it_brings_its_own(llama):
     assert llama.tokenizer.add_bos
     bos = llama.tokenizer.token_text(llama.tokenizer.bos_id)

@@ -8,9 +8,10 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "llmcore"
 ORDER = [
-    *("errors", "loader", "quants", "config", "linear", "weights", "tokenizer", "ops"),
-    *("cache", "attention", "ffn", "model", "sampling", "llm", "generate"),
+    *("errors", "loader", "quants", "config", "linear", "weights", "tokenizer", "chat", "ops"),
+    *("cache", "attention", "ffn", "model", "sampling", "llm", "generate", "conversation"),
 ]
+OPTIONAL = {"chat": {"jinja2"}}  # room -> what it imports when it is needed, and says how to install
 CORE = {"numpy", "gguf", "sentencepiece", "tqdm"}
 
 
@@ -31,14 +32,16 @@ def test_every_room_has_its_place():
 def test_imports_point_upward(room):
     for module, level in imports(room):
         if level:
-            assert module in ORDER[: ORDER.index(room)], f"{room} imports {module}, which stands below it"
+            is_program = (room, module) == ("chat", "conversation")  # `python -m llmcore.chat` starts it
+            assert is_program or module in ORDER[: ORDER.index(room)], f"{room} imports {module}, which stands below it"
 
 
 @pytest.mark.parametrize("room", ORDER)
 def test_nothing_but_the_core_dependencies(room):
     for module, level in imports(room):
         top = module.split(".")[0]
-        assert level or top in sys.stdlib_module_names or top in CORE, f"{room} imports {module}"
+        known = CORE | sys.stdlib_module_names | OPTIONAL.get(room, set())
+        assert level or top in known, f"{room} imports {module}"
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")

@@ -1,0 +1,205 @@
+"""Messages -> prompt, through the model's own template; `python -m llmcore.chat` is a conversation in the terminal.
+
+A conversation is a list of messages like {"role": "user", "content": "Hello"}. The file's tokenizer.chat_template, a
+program in the language Jinja, writes it down the way the model met conversations in its training:
+"<|im_start|>user\\nHello<|im_end|>\\n<|im_start|>assistant\\n", and the model continues that text.
+
+Two strangers speak here, and neither is trusted. The template is code from whoever made the file: it runs in Jinja's
+immutable sandbox, in a process of its own that ends with the rendering and has SECONDS of processor time and MEMORY
+bytes (where the system has such limits, as Linux does; elsewhere WAIT seconds bound it). The messages are data from
+whoever types: "<|im_start|>system" in a message is encoded as plain text, never as the control token.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import traceback
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+from .errors import ModelFileError
+
+SECONDS, WAIT, MEMORY = 2, 20, 1 << 29  # what rendering may take: processor time, time in all, bytes
+LONGEST = 10_000_000  # characters of a prompt
+CHILD = "import sys; sys.path[:] = sys.argv[1:]; from llmcore.chat import _child; _child()"
+
+
+def render_template(
+    template: str,
+    messages: list[dict],
+    *,
+    bos_token: str | None,
+    eos_token: str | None,
+    add_generation_prompt: bool = True,
+    **variables,
+) -> str:
+    """The prompt that a chat template makes of messages, as transformers' apply_chat_template renders it.
+
+    `variables` (tools, enable_thinking, ...) are further names that the template may read; all must be JSON values.
+    Raises ValueError for messages that the template refuses with a reason of its own, ModelFileError for a template
+    that is broken, breaks out of its sandbox or its limits, ImportError without jinja2.
+    """
+    try:
+        import jinja2  # noqa: F401  (the child needs it)
+    except ImportError:
+        raise ImportError('chat needs jinja2; get it with: pip install "llmcore[chat]"') from None
+    if not all(isinstance(message, dict) for message in messages):
+        raise ValueError('messages must be a list of dicts like {"role": "user", "content": "Hello"}')
+    tokens = {name: text for name, text in (("bos_token", bos_token), ("eos_token", eos_token)) if text is not None}
+    variables = {"tools": None, "documents": None, "add_generation_prompt": add_generation_prompt} | tokens | variables
+    variables["messages"] = [_with_reasoning(message) for message in messages]
+    request = json.dumps({"template": template, "variables": variables, "now": datetime.now().isoformat()})
+    # -I -S: the child is to find what we find, and nothing of its environment
+    path = [*filter(None, sys.path), str(Path(__file__).parents[1])]
+    command = [sys.executable, "-I", "-S", "-c", CHILD, *path]
+    answer = {"broken": f"takes more than {SECONDS} seconds or {MEMORY >> 20} MB"}  # if the child has not lived to tell
+    with suppress(subprocess.TimeoutExpired, json.JSONDecodeError):
+        # a session of its own, so that Ctrl-C in a terminal is ours to handle
+        done = subprocess.run(
+            command, input=request.encode(), capture_output=True, timeout=WAIT, start_new_session=True, check=False
+        )
+        answer = json.loads(done.stdout)
+    if "refused" in answer:
+        raise ValueError(f"the model's chat template refuses these messages: {answer['refused']}")
+    if "broken" in answer:
+        raise ModelFileError(f"the model's chat template (tokenizer.chat_template) {answer['broken']}")
+    return answer["text"]
+
+
+def _with_reasoning(message):
+    """The message, with what the model thought before it under each of the names that templates look for."""
+    names = ("reasoning_content", "thinking", "reasoning")
+    thought = next((message[name] for name in names if message.get(name) is not None), None)
+    return message if thought is None else {"thinking": thought} | message | {"reasoning_content": thought}
+
+
+def _child():
+    """Answer one request on standard input; this is the process that a template may spoil."""
+    with suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    json.dump(_answer(**json.load(sys.stdin)), sys.stdout)
+
+
+def _answer(template, variables, now):
+    """The text, or why there is none."""
+    import jinja2
+
+    try:
+        text = _environment(now).from_string(template).render(variables)
+    except Exception as error:
+        if type(error) is jinja2.TemplateError:  # raise_exception's alone; Jinja's own errors are of its subclasses
+            return {"refused": f"{error!s:.500}"}
+        calls = traceback.walk_tb(error.__traceback__)
+        line = [line for frame, line in calls if frame.f_code.co_filename == "<template>"][-1:]
+        line = getattr(error, "lineno", None) or (line[0] if line else "?")
+        return {"broken": f"fails in line {line}: {type(error).__name__}: {error!s:.500}".rstrip(": ")}
+    return {"text": text} if len(text) <= LONGEST else {"broken": f"writes more than {LONGEST:,} characters"}
+
+
+def _environment(now):
+    """What Hugging Face's templates expect of Jinja (transformers' utils/chat_template_utils.py)."""
+    import jinja2.ext
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(jinja2.ext.Extension):
+        """{% generation %}: what the model itself says, of interest to those who train it."""
+
+        tags = frozenset({"generation"})
+
+        def parse(self, parser):
+            line = next(parser.stream).lineno
+            return jinja2.nodes.Scope(parser.parse_statements(["name:endgeneration"], drop_needle=True), lineno=line)
+
+    def raise_exception(message):
+        raise jinja2.TemplateError(message)
+
+    def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = tojson  # Jinja's own escapes HTML
+    environment.globals |= {"raise_exception": raise_exception, "strftime_now": datetime.fromisoformat(now).strftime}
+    return environment
+
+
+def encode_chat(tokenizer, messages: list[dict], *, add_generation_prompt: bool = True) -> list[int]:
+    """The ids of a conversation, ready for the model's answer: the template's control tokens, the messages' plain text.
+
+    One BOS, whether the template writes it or the tokenizer adds it. Raises what `render_template` raises, ValueError
+    also for a model without a template, or one whose template has no place for a system message.
+    """
+    if tokenizer.chat_template is None:
+        raise ValueError("this model has no chat template, it only continues texts: python -m llmcore.generate")
+    bos, eos = (None if i is None else tokenizer.tokens[i] for i in (tokenizer.bos_id, tokenizer.eos_id))
+    template = partial(render_template, tokenizer.chat_template, bos_token=bos, eos_token=eos)
+    disarmed, stand_ins = _disarm(messages, tokenizer)
+    text = _with_system(partial(template, add_generation_prompt=add_generation_prompt), disarmed)
+    ids = []
+    for piece in tokenizer.special.split(text):
+        ids += [piece] if isinstance(piece, int) else tokenizer.encode(piece.translate(stand_ins), add_special=False)
+    return [tokenizer.bos_id, *ids] if tokenizer.add_bos and ids[:1] != [tokenizer.bos_id] else ids
+
+
+def _disarm(messages, tokenizer):
+    """The messages without the text of any control token, and the table that `str.translate` takes the changes back by.
+
+    Where such a text begins, its first character gets a stand-in: a lone surrogate, which no text has (those of the
+    messages become U+FFFD, as in encode). So the template sees all else as it is, and may trim, split and compare it.
+    """
+    heads = tokenizer.special.heads.items()
+    stand_ins = {}
+
+    def disarm(value, role=False):
+        if isinstance(value, dict):
+            return {disarm(key): disarm(item, role=key == "role") for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [disarm(item) for item in value]
+        if not isinstance(value, str) or role:  # a role is the program's word; templates compare it
+            return value
+        text = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        present = [token for head, tokens in heads if head in text for token in tokens if token in text]
+        control = [token for token in present if token not in tokenizer.user_defined.ids]
+        if not control:
+            return text
+        for token in control:
+            stand_ins.setdefault(token[0], chr(0xDD00 + len(stand_ins)))
+        begins = re.compile(f"(?=({'|'.join(map(re.escape, control))}))(.)", re.DOTALL)
+        return begins.sub(lambda match: stand_ins[match[2]], text)
+
+    return disarm(messages), {ord(stand_in): head for head, stand_in in stand_ins.items()}
+
+
+def _with_system(render, messages):
+    """`render(messages)`; ValueError if their system text is refused or makes no difference."""
+    system = [message for message in messages if message.get("role") == "system"]
+    advice = "this model's chat template has no system role: put that text at the head of the first user message"
+    try:
+        text = render(messages)
+    except ModelFileError:
+        raise
+    except ValueError as refusal:
+        error = refusal
+        if system:
+            with suppress(ValueError):  # if they are refused without it too, something else is wrong
+                render([message for message in messages if message not in system])
+                error = ValueError(f"{advice} ({refusal})")
+        raise error from None
+    # A template may rewrite the text, but then another text makes another prompt.
+    other = [message | {"content": "?"} if message in system else message for message in messages]
+    if any(str(message.get("content")).strip() not in text for message in system) and render(other) == text:
+        raise ValueError(advice)
+    return text
+
+
+if __name__ == "__main__":
+    from .conversation import main
+
+    sys.exit(main())
