@@ -5,7 +5,7 @@ the best pair of neighbours until none is left to join.
 
 - `SentencePiece` (Kudo & Richardson 2018, arXiv:1808.06226): the best pair is the one whose union has the highest score
   in the vocabulary. A space is a letter, written ▁; a character without a token falls to its bytes, <0x00> to <0xFF>.
-- `BytePairs` (Sennrich et al. 2016, arXiv:1508.07909; over bytes since GPT-2): a regular expression first cuts the text
+- `BytePairs` (Sennrich et al. 2016, arXiv:1508.07909; over bytes since GPT-2): regular expressions first cut the text
   into words; inside a word the best pair is the one that comes first in the file's list of merges.
 
 `Tokenizer` wraps either: it takes special tokens (<s>, <|im_end|>, ...) out of the text first. Ids equal llama.cpp's;
@@ -14,10 +14,11 @@ the facts come from its src/llama-vocab.cpp and src/unicode.cpp, as shipped with
 
 import re
 import unicodedata
+import warnings
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from heapq import heappop, heappush
-from itertools import chain, groupby
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 import numpy as np
@@ -55,7 +56,8 @@ class Tokenizer:
         special = {vocab.tokens[i]: i for i, kind in enumerate(vocab.types) if kind in (CONTROL, UNKNOWN, USER_DEFINED)}
         user_defined = {text: i for text, i in special.items() if vocab.types[i] == USER_DEFINED}
         bos_id, eos_id = vocab.special_id("bos"), vocab.special_id("eos")
-        add_bos, add_eos = vocab.get("add_bos_token", bool, algorithm.add_bos), vocab.get("add_eos_token", bool, False)
+        add_bos = vocab.get("add_bos_token", bool, algorithm.add_bos and bos_id is not None)
+        add_eos = vocab.get("add_eos_token", bool, False)
         for name, add, token_id in (("bos", add_bos, bos_id), ("eos", add_eos, eos_id)):
             if add and token_id is None:
                 raise vocab.error(f"{name}_token_id", f"is missing, but each text shall get a {name} token")
@@ -136,17 +138,21 @@ class SpecialTokens:
     def split(self, text):
         """Cut `text` into ids of special tokens and the non-empty strings between them."""
         present = [token for head, tokens in self.heads.items() if head in text for token in tokens if token in text]
-        pieces = [text]
+        pieces = [text] if text else []
         for token in sorted(present, key=lambda token: (-len(token.encode()), self.ids[token])):
-            cut = (self._cut(piece, token) if isinstance(piece, str) else [piece] for piece in pieces)
-            pieces = list(chain.from_iterable(cut))
-        return [piece for piece in pieces if piece != ""]
+            uncut, pieces = pieces, []
+            for piece in uncut:
+                if isinstance(piece, str) and token in piece:
+                    pieces += self._cut(piece, token)
+                else:
+                    pieces.append(piece)
+        return pieces
 
     def _cut(self, text, token):
-        head, *rest = text.split(token)
-        if token in self.strips:
-            rest = [piece.lstrip(" \t\n\v\f\r") for piece in rest]
-        return [head, *chain.from_iterable((self.ids[token], piece) for piece in rest)]
+        strip = r"[ \t\n\v\f\r]*" if token in self.strips else ""
+        head, *rest = re.split(re.escape(token) + strip, text)
+        pieces = [head, *chain.from_iterable((self.ids[token], piece) for piece in rest)]
+        return [piece for piece in pieces if piece != ""]
 
 
 class SentencePiece:
@@ -179,8 +185,8 @@ def _model_proto(vocab):
     """The vocabulary as bytes of a sentencepiece ModelProto (sentencepiece_model.proto) in protobuf wire format.
 
     A field is a tag (number << 3 | type) and a value; type 0 is a varint, 2 a length and that many bytes, 5 four bytes.
-    Of the types only three matter here, since special tokens have left the text before: control tokens never come from
-    plain text, bytes are the last resort, and there must be exactly one unknown token, while some files mark dozens.
+    Of the types three matter here: bytes are the last resort, there must be exactly one unknown token, while some files
+    mark dozens, and control tokens never come from plain text, not even where joined pieces would spell one.
     """
 
     def varint(n):
@@ -210,7 +216,7 @@ def _model_proto(vocab):
 
 
 class Split(NamedTuple):
-    """How byte-level BPE cuts a text into words."""
+    """How `BytePairs` cuts a text into words."""
 
     patterns: tuple[str, ...]  # as published (no capturing groups), one after another; text between matches counts too
     ignore_merges: bool = False  # a word that is a token is never built from merges
@@ -218,10 +224,25 @@ class Split(NamedTuple):
 
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
-LLAMA3 = (
-    r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+ENGLISH = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|"
+LLAMA3 = ENGLISH + r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + SPACES
+QWEN2 = LLAMA3.replace("{1,3}", "")
+QWEN35 = ENGLISH + r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|" + SPACES
+UPPER, LOWER = r"(?:(?=\p{L})[^a-z])", r"(?:(?=\p{L})[^A-Z])"  # caseless letters are both
+TEKKEN = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*"
+    rf"|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{SPACES}"
 )
+ASCII_WORD = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"
+DEEPSEEK3 = ASCII_WORD + r"|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|" + SPACES
+CHINESE, KANJI = "[一-龥ࠀ-一가-퟿]+", "[一-龥぀-ゟ゠-ヿ]+"  # noqa: RUF001
+LETTERS = (  # of the scripts with upper and lower case, as deepseek-llm lists them
+    r"A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅ"
+    r"Ὀ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯ"  # noqa: RUF001
+    r"ꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃"  # noqa: RUF001
+)
+PUNCTUATION = r"\s?[!-/:-~！-／：-～‘-‟　-。]+"  # noqa: RUF001
 SPLITS = {  # tokenizer.ggml.pre -> Split; names in one row share it
     name: split
     for names, split in (
@@ -229,7 +250,15 @@ SPLITS = {  # tokenizer.ggml.pre -> Split; names in one row share it
         ("smollm starcoder refact command-r codeshell exaone minerva-7b mellum2", Split((r"\p{N}", GPT2))),
         ("llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2", Split((LLAMA3,), True, True)),
         ("dbrx smaug-bpe", Split((LLAMA3,))),
-        ("qwen2 deepseek-r1-qwen megrez kormo stablelm2 hunyuan solar-open", Split((LLAMA3.replace("{1,3}", ""),))),
+        ("qwen2 deepseek-r1-qwen megrez kormo stablelm2 hunyuan solar-open f2llmv2 grok-2", Split((QWEN2,))),
+        ("qwen35", Split((QWEN35,))),
+        ("tekken", Split((TEKKEN,), True, True)),
+        ("falcon", Split((r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"))),
+        ("deepseek-llm", Split(("[\r\n]", rf"\s?[{LETTERS}]+", PUNCTUATION, r"\s+$", CHINESE, r"\p{N}+"))),
+        ("deepseek-coder", Split(("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", CHINESE, r"\p{N}"))),
+        ("deepseek-v3 hunyuan-dense joyai-llm hy_v4", Split((r"\p{N}{1,3}", KANJI, DEEPSEEK3))),
+        ("default", Split((r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"))),
+        ("gemma4", Split((r"[^\n]+|[\n]+",))),
     )
     for name in names.split()
 }
@@ -242,123 +271,144 @@ CHAR_BYTES = {char: bytes([byte]) for byte, char in BYTE_CHARS.items()}
 
 
 class BytePairs:
-    """Byte-level BPE: words by regular expression, then merges by rank."""
+    """Words by regular expression, then merges by rank: of bytes, or for Gemma 4 of characters with ▁ for space."""
 
     space_prefix = False
 
     def __init__(self, vocab):
         """Read and check the merges; the rank of a merge is its place in the list."""
-        pre = vocab.get("pre", str, "default")
+        pre = vocab.get("pre", str, "")
+        if not pre:
+            warnings.warn(f"{vocab.path}: tokenizer.ggml.pre is missing, so words may be split wrongly", stacklevel=3)
+            pre = "default"
         if pre not in SPLITS:
             raise UnsupportedModel(f"{vocab.path}: tokenizer.ggml.pre is {pre!r}; we have {', '.join(SPLITS)}")
         merges = vocab.get("merges", list)
         for merge in merges:
             if merge.count(" ") != 1 or merge[0] == " " or merge[-1] == " ":
                 raise vocab.error("merges", f"holds {merge!r}, which is not two symbols with a space between")
-        self.ids, self.split, self.add_bos = vocab.ids, SPLITS[pre], SPLITS[pre].add_bos
+        self.ids, (self.patterns, self.ignore_merges, self.add_bos) = vocab.ids, SPLITS[pre]
+        self.bytewise = pre != "gemma4"
+        # A symbol without a token falls to these. The first form is of the letters for bytes, and lacks all past ASCII.
+        self.byte_text = (lambda byte: chr(byte) if byte < 128 else "") if self.bytewise else "<0x{:02X}>".format
+        if not self.bytewise and not re.search("[^▁] ▁", "\n".join(merges)):
+            self.patterns = (*self.patterns, r"▁+[^▁]*")  # where no merge reaches across: short words, hence faster
         self.ranks = dict(zip(reversed(merges), reversed(range(len(merges))), strict=True))  # of doubles, the first
         self.word_ids = lru_cache(maxsize=1 << 16)(self._word_ids)  # few words make up most of a text
 
     def encode(self, text):
         """Ids of a text without special tokens."""
-        return list(chain.from_iterable(map(self.word_ids, self.words(text))))
+        words = self.words(text if self.bytewise else text.replace(" ", "▁"))
+        return list(chain.from_iterable(map(self.word_ids, words)))
 
     def words(self, text):
         """The pieces of `text` that merges never reach across."""
-        last = 0x7F if text.isascii() else 0xFFFF if max(text) <= "\uffff" else 0x10FFFF
+        literal = WIDE_SPACE.sub("\v", text)
+        collapsed = text if text.isascii() else "".join(map(_stand_in, literal))
         words = [text]
-        for pattern in self.split.patterns:
-            split = _compile(pattern, last).split
-            words = [piece for word in words for piece in split(word) if piece]
-        return words
+        for pattern in self.patterns:
+            pieces, split = _cut(collapsed if r"\p" in pattern else literal, words), _compile(pattern).split
+            words = [word for piece in pieces for word in split(piece) if word]
+        return _cut(text, words)
 
     def _word_ids(self, word):
-        symbols = word.encode().decode("latin-1").translate(BYTE_CHARS)
-        if self.split.ignore_merges and symbols in self.ids:
+        symbols = word.encode().decode("latin-1").translate(BYTE_CHARS) if self.bytewise else word
+        if symbols in self.ids and (self.ignore_merges or (not self.bytewise and word[0] == "\n")):
             return [self.ids[symbols]]
         ids = []
         for symbol in merge_pairs(symbols, self.ranks):
-            # A symbol that is no token falls to its bytes; a byte that is no token is dropped, as in llama.cpp.
-            ids += [self.ids[part] for part in ([symbol] if symbol in self.ids else symbol) if part in self.ids]
+            # A byte that is no token is dropped, as in llama.cpp.
+            parts = [symbol] if symbol in self.ids else map(self.byte_text, symbol.encode())
+            ids += [self.ids[part] for part in parts if part in self.ids]
         return ids
 
-    @staticmethod
-    def token_bytes(text):
+    def token_bytes(self, text):
         """Bytes of a normal token."""
+        if not self.bytewise:
+            return SentencePiece.token_bytes(text)
         return b"".join([CHAR_BYTES.get(char) or char.encode("utf-8", "surrogateescape") for char in text])
 
 
 def merge_pairs(symbols, ranks):
     """Join neighbours a, b in the order of ranks["a b"], the leftmost on ties, until no pair has a rank.
 
-    A heap of pairs and a doubly linked list of symbols make this O(n log n) for n symbols, which is as fast as a plain
-    loop for short words. A pair that another merge broke stays in the heap and shows by its text when it comes up.
+    A heap of ranks, for each rank the places that have it, and a doubly linked list of symbols make this O(n log n) for
+    n symbols, and as fast as a plain loop for short words. A pair that another merge broke shows when its turn comes.
     """
     symbols = [*symbols, ""]  # the empty symbol stands before the first (at -1) and after the last; no pair has it
     right, left = list(range(1, len(symbols) + 1)), list(range(-1, len(symbols) - 1))
-    heap = []
+    heap, places = [], {}
 
     def push(i, j):
-        pair = f"{symbols[i]} {symbols[j]}"
-        if pair in ranks:
-            heappush(heap, (ranks[pair], i, pair))
+        if (rank := ranks.get(f"{symbols[i]} {symbols[j]}")) is not None:
+            if rank not in places:
+                heappush(heap, rank)
+            places.setdefault(rank, []).append(i)
 
     for i in range(len(symbols) - 1):
         push(i, i + 1)
     while heap:
-        _, i, pair = heappop(heap)
-        j = right[i]
-        if f"{symbols[i]} {symbols[j]}" == pair:
-            symbols[i], symbols[j] = symbols[i] + symbols[j], ""
-            right[i] = right[j]
-            left[right[i]] = i
-            push(left[i], i)
-            push(i, right[i])
+        rank = heappop(heap)
+        waiting = sorted(places.pop(rank), reverse=True)
+        while waiting and not (heap and heap[0] < rank):
+            i = waiting.pop()
+            j = right[i]
+            if ranks.get(f"{symbols[i]} {symbols[j]}") == rank:
+                symbols[i], symbols[j] = symbols[i] + symbols[j], ""
+                right[i] = right[j]
+                left[right[i]] = i
+                push(left[i], i)
+                push(i, right[i])
+        if waiting:  # a merge made a pair of lower rank
+            places[rank] = waiting
+            heappush(heap, rank)
     return [symbol for symbol in symbols if symbol]
 
 
-WHITE_SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # Unicode's; `re` has \x1c-\x1f too
+# `re` knows no \p{L}, and classes that spell it out are slow. So a pattern sees not the text but an equally long copy,
+# where each character past ASCII is a stand-in for its category; one that itself names characters past ASCII sees them,
+# except that white space among them is \v (llama.cpp does so too). ASCII's \s and \S are right for both.
+STAND_INS = {"L": "ª", "N": "²", "P": "·", "S": "¬", "M": "\x80"}  # of their category but for \x80; the rest is \x81
+WIDE_SPACE = re.compile("[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
+UNICODE_15 = {  # what llama.cpp's tables (15.1) know and Python 3.11's (14.0) do not: first and last of runs
+    "L": "1123f-11240 11f02 11f04-11f10 11f12-11f33 1342f 13441-13446 1b132 1b155 1df25-1df2a 1e030-1e06d"
+    " 1e4d0-1e4eb 2b739 2ebf0-2ee5d 31350-323af",
+    "M": "cf3 ece 10efd-10eff 11241 11f00-11f01 11f03 11f34-11f3a 11f3e-11f42 13440 13447-13455 1e08f 1e4ec-1e4ef",
+    "N": "11f50-11f59 1d2c0-1d2d3 1e4f0-1e4f9",
+    "P": "11b00-11b09 11f43-11f4f",
+    "S": "2ffc-2fff 31ef 1f6dc 1f774-1f776 1f77b-1f77f 1f7d9 1fa75-1fa77 1fa87-1fa88 1faad-1faaf 1fabb-1fabd"
+    " 1fabf 1face-1facf 1fada-1fadb 1fae8 1faf7-1faf8",
+}
 
 
 @cache
-def _compile(pattern, last):
-    r"""`re` object for a published split pattern; its classes \p{..} hold characters up to code point `last` only.
-
-    Characters past U+FFFF make `re` eight times slower (3 MB/s, not 25), and to look up the category of all up to there
-    takes 0.05 s: only texts that have such characters, and such that are not ASCII, pay for them.
-    The one capturing group lets re.split give the matches and what lies between them, in order.
-    """
-    inside = False  # of a class in brackets
-
-    def translate(match):
-        nonlocal inside
-        if match[0] in ("[", "[^", "]"):
-            inside = match[0] != "]"
-            return match[0]
-        if match[0] == r"\S":
-            return f"[^{WHITE_SPACE}]"
-        members = _class_members(match[1], last) if match[1] else WHITE_SPACE
-        return members if inside else f"[{members}]"
-
-    return re.compile("(" + re.sub(r"\\p\{(\w+)\}|\\[sS]|(?<!\\)(?:\[\^?|\])", translate, pattern) + ")")
-
-
-def _class_members(category, last):
-    """The characters of a Unicode category (L, Lu, N, ...) up to code point `last`, for the inside of a class."""
-    runs = (run for run in _category_runs(last) if run[2].startswith(category))
-    return "".join([f"\\U{first:08x}-\\U{end:08x}" for first, end, _ in runs])
+def _stand_in(char):
+    kind = unicodedata.category(char)
+    if kind == "Cn":
+        runs = ((kind, *run.split("-")) for kind, runs in UNICODE_15.items() for run in runs.split())
+        kind = next((run[0] for run in runs if int(run[1], 16) <= ord(char) <= int(run[-1], 16)), kind)
+    return char if char < "\x80" else STAND_INS.get(kind[0], "\x81")
 
 
 @cache
-def _category_runs(last):
-    """(first, last, category) of runs of code points up to `last`, by the version of Unicode that this Python knows."""
-    # Between and past these two ranges all is empty or private, and to read it takes 0.2 s.
-    points = chain(range(min(last + 1, 0x40000)), range(0xE0000, 0xE1000) if last > 0xE0000 else ())
-    runs = [(category, list(run)) for category, run in groupby(points, lambda point: unicodedata.category(chr(point)))]
-    return [(run[0], run[-1], category) for category, run in runs]
+def _compile(pattern):
+    """`re` object for a published split pattern; its one group lets split give what lies between matches too."""
+
+    def members(match):
+        ascii_chars = [rf"\x{i:02x}" for i in range(128) if unicodedata.category(chr(i))[0] == match[1]]
+        return "".join(ascii_chars) + STAND_INS[match[1]]
+
+    in_brackets = re.sub(r"\[(?:\\.|[^\\\]])*\]|\\p\{\w\}", lambda m: m[0] if m[0][0] == "[" else f"[{m[0]}]", pattern)
+    return re.compile("(" + re.sub(r"\\p\{(\w)\}", members, in_brackets) + ")", re.ASCII)
 
 
-ALGORITHMS = {"llama": SentencePiece, "gpt2": BytePairs}  # tokenizer.ggml.model
+def _cut(text, pieces):
+    """Cut `text` into pieces as long as `pieces`."""
+    ends = list(accumulate(map(len, pieces)))
+    return list(map(text.__getitem__, map(slice, [0, *ends], ends)))
+
+
+ALGORITHMS = {"llama": SentencePiece, "gpt2": BytePairs, "gemma4": BytePairs}  # tokenizer.ggml.model
 
 
 class _Vocabulary:
@@ -367,6 +417,8 @@ class _Vocabulary:
     def __init__(self, metadata, path):
         self.metadata, self.path = metadata, path
         self.model = self.get("model", str)
+        if self.model == "gemma4":  # whatever the file says, as in llama.cpp
+            self.metadata = metadata | {"tokenizer.ggml.pre": "gemma4", "tokenizer.ggml.add_bos_token": True}
         if self.model not in ALGORITHMS:
             raise UnsupportedModel(f"{path}: tokenizer.ggml.model is {self.model!r}; we have {', '.join(ALGORITHMS)}")
         self.tokens = [text or f"[EMPTY_{i}]" for i, text in enumerate(self.get("tokens", list))]

@@ -4,6 +4,7 @@ import codecs
 import json
 import time
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,17 @@ from hypothesis import strategies as st
 
 from llmcore.errors import ModelFileError, UnsupportedModel
 from llmcore.loader import read_gguf
-from llmcore.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, SpecialTokens, Tokenizer, merge_pairs
+from llmcore.tokenizer import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    SPLITS,
+    UNKNOWN,
+    USER_DEFINED,
+    SpecialTokens,
+    Tokenizer,
+    merge_pairs,
+)
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -137,7 +148,17 @@ def test_long_words_do_not_take_quadratic_time():
     ranks = {"a" * n + " " + "a" * n: rank for rank, n in enumerate([1, 2, 4, 8])}
     start = time.perf_counter()
     assert merge_pairs("a" * 100_000, ranks) == ["a" * 16] * 6250
+    assert merge_pairs("Ċ" * 200_000, {"Ċ Ċ": 0, "ĊĊ Ċ": 1, "ĊĊ ĊĊ": 2}) == ["ĊĊĊĊ"] * 50_000
     assert time.perf_counter() - start < 5  # a plain loop takes minutes
+
+
+@given(text=st.text("abc", max_size=30), merges=st.lists(st.from_regex("[abc]{1,3} [abc]{1,3}", fullmatch=True)))
+def test_merges_as_a_plain_loop_does_them(text, merges):
+    ranks, symbols = {merge: rank for rank, merge in reversed([*enumerate(merges)])}, [*text]
+    while found := [(ranks[f"{a} {b}"], i) for i, (a, b) in enumerate(pairwise(symbols)) if f"{a} {b}" in ranks]:
+        _, i = min(found)
+        symbols[i : i + 2] = [symbols[i] + symbols[i + 1]]
+    assert merge_pairs(text, ranks) == symbols
 
 
 def test_bpe_symbol_that_is_no_token_falls_to_bytes():
@@ -148,6 +169,12 @@ def test_bpe_symbol_that_is_no_token_falls_to_bytes():
 
 def test_bpe_first_of_equal_merges_counts():
     assert texts_of(make(bpe(["a b", "b c", "a b"])), "abc") == ["ab", "c"]
+
+
+def test_bpe_letters_for_bytes_are_dropped_where_a_merge_made_no_token():
+    metadata = bpe(["Ġ x"])
+    metadata["tokenizer.ggml.tokens"][256] = "other"
+    assert texts_of(make(metadata), "a x") == ["a", "x"]  # as llama.cpp does: it looks for Ġ's own bytes C4 and A0
 
 
 def test_ignore_merges_takes_a_word_that_is_a_token():
@@ -190,10 +217,56 @@ def test_defaults_of_bos():
         ("llama-bpe", "'\u017fa", ["'\u017fa"]),  # long s: an s for Python's (?i), but this is no 's
         ("qwen2", "12345 6", ["1", "2", "3", "4", "5", " ", "6"]),
         ("deepseek-r1-qwen", "IT'LL", ["IT", "'LL"]),
+        ("qwen35", "e\u0301a \u0301b", ["e\u0301a", " \u0301b"]),  # marks are letters
+        ("qwen2", "e\u0301a \u0301b", ["e", "\u0301a", " \u0301", "b"]),
+        ("tekken", "helloWorld HTTPServer 12", ["hello", "World", " HTTPServer", " ", "1", "2"]),
+        ("tekken", "漢a//\n", ["漢a", "//\n"]),
+        ("falcon", "a`$x 12345", ["a", "`$", "x", " ", "123", "45"]),
+        ("default", "a`$x 12345", ["a", "`", "$", "x", " ", "123", "45"]),
+        ("deepseek-llm", "ab\u3000。 漢字 12 \n ", ["ab", "\u3000", "。", " ", "漢字", " ", "12", " ", "\n", " "]),
+        ("deepseek-coder", "ab, 漢字1\r\n", ["ab", ",", " ", "漢字", "1", "\r", "\n"]),
+        ("deepseek-v3", "_ab 漢字かな12345!\n", ["_ab", " ", "漢字かな", "123", "45", "!\n"]),
+        ("gpt-2", "\U00031350\u0378", ["\U00031350", "\u0378"]),  # a letter since Unicode 15.0; no character at all
     ],
 )
 def test_words(pre, text, words):
     assert make(bpe(pre=pre, bos_token_id=0)).algorithm.words(text) == words
+
+
+def test_a_missing_pre_is_told_and_split_by_default():
+    for pre in (None, ""):
+        with pytest.warns(UserWarning, match=r"x\.gguf: tokenizer\.ggml\.pre is missing"):
+            tokenizer = make(bpe(pre=pre))
+        assert tokenizer.algorithm.words("a=1234 b") == ["a", "=", "123", "4", " b"]
+
+
+def test_each_pre_cuts_any_text_without_loss():
+    text = "".join(map(chr, range(0xD800))) + "aB 12345\r\n\n  x \U0001d49c\U00031350\U0010ffff\t "
+    for pre in SPLITS:
+        assert "".join(make(bpe(pre=pre, bos_token_id=0)).algorithm.words(text)) == text, pre
+
+
+# By hand: Gemma 4
+
+
+def gemma4(merges, **metadata):
+    tokens = ["<bos>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    tokens += ["▁", "a", "b", "\n", "▁a", "ab", "▁ab", "▁▁", "▁ab▁", "\n\n\n"]
+    types = np.array([CONTROL] + [BYTE] * 256 + [NORMAL] * (len(tokens) - 257), np.int32)
+    arrays = {"tokens": tokens, "token_type": types, "merges": list(merges)}
+    return make(describe(**{"model": "gemma4", "bos_token_id": 0, **arrays, **metadata}))
+
+
+@pytest.mark.parametrize(("reach", "pieces"), [("▁ ▁", ["▁ab", "▁", "▁ab"]), ("▁ab ▁", ["▁ab▁", "▁ab"])])
+def test_gemma4_merges_characters_with_a_mark_for_space(reach, pieces):
+    # Where no merge reaches into the next word, as here in the first case, words are merged one by one.
+    tokenizer = gemma4(["▁ a", "a b", "▁a b", reach], add_bos_token=False)
+    assert texts_of(tokenizer, "ab ab  ab") == ["ab", *pieces]
+    assert texts_of(tokenizer, "a\nb\n\n\nab\n\n") == ["a", "\n", "b", "\n\n\n", "ab", "\n", "\n"]
+    assert texts_of(tokenizer, "é") == ["<0xC3>", "<0xA9>"]
+    assert tokenizer.encode("a")[0] == 0  # bos, whatever the file says
+    for text in (" a  b\n é", "\n\n 漢"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 # By hand: special tokens
@@ -228,6 +301,7 @@ def test_phi3_special_tokens_swallow_white_space():
     metadata = spm(PIECES, special) | {"general.name": "Phi-3 mini"}
     pieces = texts_of(make(metadata), "<|user|> \nab<|endoftext|> b", parse_special=True)
     assert pieces == ["<|user|>", "▁ab", "<|endoftext|>", "▁", "▁", "b"]
+    assert SpecialTokens({"  ": 1}, {"  "}).split("a       b") == ["a", 1, "b"]  # not one for each two spaces
 
 
 @pytest.mark.parametrize(
@@ -290,11 +364,11 @@ def test_token_bytes_stream_to_the_text_of_decode():
     ("metadata", "error", "message"),
     [
         ({}, ModelFileError, "x.gguf: tokenizer.ggml.model is missing"),
-        (describe(model="bert"), UnsupportedModel, "'bert'; we have llama, gpt2"),
+        (describe(model="bert"), UnsupportedModel, "'bert'; we have llama, gpt2, gemma4"),
         (describe(model="llama"), ModelFileError, "tokenizer.ggml.tokens is missing"),
         (describe(model="llama", tokens=[]), ModelFileError, "tokens is refused by sentencepiece"),
         (bpe(pre="nonesuch"), UnsupportedModel, "'nonesuch'; we have gpt-2, "),
-        (bpe(pre=None), UnsupportedModel, "pre is 'default'; we have gpt-2, "),
+        (bpe(pre="kimi-k2"), UnsupportedModel, "'kimi-k2'; we have gpt-2, .* tekken, "),
         (bpe() | {"tokenizer.ggml.merges": None}, ModelFileError, "merges is missing"),
         (bpe() | {"tokenizer.ggml.merges": ["a b", "ab"]}, ModelFileError, "merges holds 'ab'"),
         (bpe() | {"tokenizer.ggml.merges": ["a b c"]}, ModelFileError, "merges holds 'a b c'"),
@@ -316,34 +390,48 @@ def test_bad_metadata_is_refused_by_name(metadata, error, message):
 # Recorded from llama.cpp (tests/data/tokenizer.json says how)
 
 
+RECORDED_SPLITS = [
+    *("gpt-2", "smollm", "llama-bpe", "qwen2", "qwen35", "tekken", "falcon", "default"),
+    *("deepseek-llm", "deepseek-coder", "deepseek-v3"),
+]
+
+
 @cache
 def recorded(name):
     special = [tuple(pair) for pair in RECORDED["special"]]
     if name == "spm":
         return make(spm(RECORDED["pieces"], special))
+    if name == "gemma4":
+        pieces, merges = RECORDED["pieces"] + RECORDED["gemma4_pieces"], RECORDED["gemma4_merges"]
+        return make(spm(pieces, special) | describe(model="gemma4", merges=merges, bos_token_id=1))
     return make(bpe(RECORDED["merges"], special, pre=name, bos_token_id=1))
 
 
-@pytest.mark.parametrize("name", ["spm", "gpt-2", "smollm", "llama-bpe", "qwen2"])
+@pytest.mark.parametrize("name", ["spm", "gemma4", *RECORDED_SPLITS])
 def test_recorded_ids(name):
     tokenizer = recorded(name)
     for case in RECORDED["cases"]:
-        assert tokenizer.encode(case["text"], add_special=False) == case[name][0], case["text"]
-        assert tokenizer.encode(case["text"], add_special=False, parse_special=True) == case[name][-1], case["text"]
+        plain, *_, parsed = 2 * case.get(name, case["gpt-2"])
+        assert tokenizer.encode(case["text"], add_special=False) == plain, case["text"]
+        assert tokenizer.encode(case["text"], add_special=False, parse_special=True) == parsed, case["text"]
 
 
 @given(text=st.text())
-@pytest.mark.parametrize("name", ["spm", "gpt-2", "smollm", "llama-bpe", "qwen2"])
+@pytest.mark.parametrize("name", ["spm", *RECORDED_SPLITS])
 @settings(max_examples=50, deadline=None)
 def test_decode_undoes_encode(name, text):
     tokenizer = recorded(name)
-    assert tokenizer.decode(tokenizer.encode(text, add_special=False)) == text
+    ids = tokenizer.encode(text, add_special=False)
+    assert tokenizer.decode(ids) == text
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    streamed = "".join([decoder.decode(tokenizer.token_bytes(i)) for i in ids]) + decoder.decode(b"", final=True)
+    assert streamed.removeprefix(" " if name == "spm" else "") == text
 
 
 # Whole vocabularies, where they are at hand
 
 
-@pytest.mark.parametrize("name", ["llama-spm", "phi-3", "gpt-2", "llama-bpe", "qwen2"])
+@pytest.mark.parametrize("name", ["llama-spm", "phi-3", "gpt-2", "llama-bpe", "qwen2", "deepseek-llm"])
 def test_vectors_of_llama_cpp(name):
     path = SHARED / f"vocab/ggml-vocab-{name}.gguf"
     tokenizer = from_file(path)
