@@ -16,7 +16,7 @@ from pathlib import Path
 
 from llmcore import load_tokenizer
 from llmcore.loader import read_gguf
-from llmcore.tokenizer import SPLITS
+from llmcore.splits import SPLITS
 
 
 def mixed_text(size, seed=0):

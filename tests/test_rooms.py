@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "llmcore"
 ORDER = [
-    *("errors", "loader", "quants", "config", "linear", "weights", "tokenizer", "chat", "ops"),
+    *("errors", "loader", "quants", "config", "linear", "weights", "splits", "tokenizer", "chat", "ops"),
     *("cache", "attention", "ffn", "model", "sampling", "llm", "generate", "conversation"),
 ]
 OPTIONAL = {"chat": {"jinja2"}}  # room -> what it imports when it is needed, and says how to install
