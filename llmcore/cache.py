@@ -59,6 +59,7 @@ class _Rows:
         return self.first <= (0 if self.window is None else max(0, length + 1 - self.window))
 
     def append(self, length, new_TKH):
+        """Write rows behind the first `length` tokens; returns views of all rows held up to the last of them."""
         n_new = len(new_TKH[0])
         if not self.arrays:
             self.arrays = [np.empty((new.shape[1], 0, new.shape[2]), np.float32) for new in new_TKH]

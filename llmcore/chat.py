@@ -158,6 +158,7 @@ def _disarm(messages, tokenizer):
     stand_ins = {}
 
     def disarm(value, role=False):
+        """The same value with every text in it disarmed, whatever it is nested in."""
         if isinstance(value, dict):
             return {disarm(key): disarm(item, role=key == "role") for key, item in value.items()}
         if isinstance(value, list | tuple):

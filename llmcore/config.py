@@ -224,13 +224,9 @@ def read_config(metadata: dict, path) -> Config:
     d_model = keys.get("embedding_length", int, least=1)
     n_layers, n_spare = _read_layer_counts(keys)
     n_heads, n_kv_heads = _read_head_counts(keys, n_layers, d_model)
-    key_length = keys.get("attention.key_length", int, d_model // n_heads, least=1)
-    value_length = keys.get("attention.value_length", int, d_model // n_heads, least=1)
-    latent = None
-    if family.latent:
-        latent = _read_latent(keys)
-        key_length = keys.get("attention.key_length_mla", int, key_length, least=1)
-        value_length = keys.get("attention.value_length_mla", int, value_length, least=1)
+    mla = "_mla" if _has_mla_lengths(keys) else ""
+    key_length = keys.get(f"attention.key_length{mla}", int, d_model // n_heads, least=1)
+    value_length = keys.get(f"attention.value_length{mla}", int, d_model // n_heads, least=1)
     rope = _read_rope(keys, family, key_length)
     scaled_width = d_model / n_heads if n_layers == family.d_model_scale_at else key_length
     embedding_scale = math.sqrt(d_model) if family.scale_embeddings else 0.0
@@ -248,7 +244,7 @@ def read_config(metadata: dict, path) -> Config:
         n_kv_heads=n_kv_heads,
         key_length=key_length,
         value_length=value_length,
-        latent=latent,
+        latent=_read_latent(keys) if family.latent else None,
         layers=_read_layers(keys, family, n_layers, rope),
         qk_norm=family.qk_norm if n_layers >= family.qk_norm_from else None,
         norm_eps=keys.get(f"attention.layer_norm_{'' if family.layer_norm else 'rms_'}epsilon", float, least=0.0),
@@ -291,14 +287,15 @@ def _same_in_all(keys, key, n_layers, default):
     return numbers.pop()
 
 
+def _has_mla_lengths(keys):
+    """Whether the lengths of heads stand in keys of their own: in files with latent attention that is split."""
+    return f"{keys.architecture}.attention.key_length_mla" in keys.metadata
+
+
 def _read_latent(keys):
-    """Widths of multi-head latent attention. Files with key_length_mla hold attn_k_b and attn_v_b apart."""
-    split = f"{keys.architecture}.attention.key_length_mla" in keys.metadata
-    return Latent(
-        query_rank=keys.get("attention.q_lora_rank", int, 0, least=0) or None,
-        rank=keys.get("attention.kv_lora_rank", int, least=1),
-        split=split,
-    )
+    """Widths of multi-head latent attention."""
+    query_rank = keys.get("attention.q_lora_rank", int, 0, least=0) or None
+    return Latent(query_rank, keys.get("attention.kv_lora_rank", int, least=1), split=_has_mla_lengths(keys))
 
 
 def _read_layers(keys, family, n_layers, rope):

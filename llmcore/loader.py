@@ -18,14 +18,12 @@ NAME-00001-of-00003.gguf and so on, each a GGUF file of its own; the first one h
 Source: the GGUF specification, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
-import argparse
 import itertools
 import math
 import mmap
 import os
 import struct
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -310,6 +308,7 @@ class _Cursor:
         return (values[0] if kind == STRING else values.item()), name
 
     def array(self, depth: int = 1) -> tuple[Any, str]:
+        """Read an array, `depth` deep in others: its item type, its count, its items; returns it and its type."""
         if depth > MAX_NESTING:
             raise self.error(f"has arrays nested more than {MAX_NESTING} deep")
         kind, count = self.number("I"), self.number("Q")
@@ -373,88 +372,7 @@ def _read_entry(cursor: _Cursor, reading: str) -> tuple[str, str, tuple[int, ...
     return name, type_, shape, (*shape[:-1], shape[-1] // weights * n_bytes), offset
 
 
-def describe(gguf: GGUF, width: int = 100) -> Iterator[str]:
-    """Yield the lines of a listing: a title, HEAD key by key, BODY tensor by tensor, totals by type."""
-    tensors = list(gguf.tensors.values())
-    paths = dict.fromkeys([gguf.path, *(tensor.path for tensor in tensors)])
-    size = sum(path.stat().st_size for path in paths)
-    endian = {"<": "little", ">": "big"}[gguf.byte_order]
-    yield f"{gguf.path.name}: GGUF version {gguf.version}, {endian} endian, {_size(size)}, aligned to {gguf.alignment}"
-
-    yield f"\nHEAD: {len(gguf.metadata)} keys"
-    rows = _table(((_cut(key, 48), type_) for key, type_ in gguf.types.items()), "<<")
-    for row, (key, value) in zip(rows, gguf.metadata.items(), strict=True):
-        yield f"{row}  {_show(value, width - len(row) - 2, gguf.types[key])}"
-
-    for path, part in itertools.groupby(tensors, key=lambda tensor: tensor.path):
-        yield "\nBODY" + (f" in {path.name}" if len(paths) > 1 else "")
-        yield from _table(_body_rows(part, size), "<<<>>>")
-    if tensors:
-        yield f"\nTOTAL: {len(tensors)} tensors"
-        yield from _table(_total_rows(tensors, size), "<>>>>>")
-
-
-def _body_rows(tensors: Iterator[Tensor], size: int) -> Iterator[tuple[str, ...]]:
-    yield "name", "type", "shape", "offset", "bytes", "share"
-    for t in tensors:
-        shape = " x ".join(map(str, t.shape))
-        yield _cut(t.name, 44), t.type, shape, str(t.offset), str(t.nbytes), f"{t.nbytes / size:.1%}"
-
-
-def _total_rows(tensors: list[Tensor], size: int) -> Iterator[tuple[str, ...]]:
-    groups = {type_: [t for t in tensors if t.type == type_] for type_ in sorted({t.type for t in tensors})}
-    yield "type", "tensors", "weights", "size", "bits per weight", "share"
-    for label, group in [*groups.items(), ("sum", tensors)]:
-        weights, n_bytes = sum(math.prod(t.shape) for t in group), sum(t.nbytes for t in group)
-        bits = f"{8 * n_bytes / weights:.2f}"
-        yield label, str(len(group)), f"{weights:,}", _size(n_bytes), bits, f"{n_bytes / size:.1%}"
-
-
-def _table(rows: Iterator[tuple[str, ...]], alignments: str) -> Iterator[str]:
-    rows = list(rows)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(f"{cell:{a}{w}}" for cell, a, w in zip(row, alignments, widths, strict=True))
-
-
-def _show(value: Any, width: int, type_: str = "") -> str:
-    """A metadata value on one line, cut to the width; strings are quoted, so that control characters are escaped."""
-    if isinstance(value, str):
-        return _cut(repr(value[:width]), width)
-    if isinstance(value, list | np.ndarray):
-        return _cut(f"[{', '.join(_show(item, width) for item in value[:width])}]", width)
-    return str(np.float32(value) if type_ == "f32" else value)  # an f32 prints with the digits it has, 1e-05
-
-
-def _cut(text: str, width: int) -> str:
-    text = text if text.isprintable() else repr(text)[1:-1]
-    return text if len(text) <= width else text[: width - 3] + "..."
-
-
-def _size(n_bytes: int) -> str:
-    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if n_bytes >= unit:
-            return f"{n_bytes / unit:.1f} {name}"
-    return f"{n_bytes} bytes"
-
-
-def main() -> int:
-    """Print what is in a model file."""
-    parser = argparse.ArgumentParser(prog="python -m llmcore.loader", description=main.__doc__)
-    parser.add_argument("file", help="a GGUF file; of a split model, the first")
-    args = parser.parse_args()
-    sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may lack some characters of the vocabulary
-    try:
-        for line in describe(read_gguf(args.file)):
-            print(line)
-        sys.stdout.flush()
-    except ModelFileError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # `| head` has seen enough; keep Python from complaining when it flushes at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
-
-
 if __name__ == "__main__":
+    from .listing import main
+
     sys.exit(main())

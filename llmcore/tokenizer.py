@@ -333,6 +333,7 @@ class _Vocabulary:
         return ModelFileError(f"{self.path}: tokenizer.ggml.{name} {problem}")
 
     def get(self, name, kind, default=None):
+        """The value of tokenizer.ggml.`name`, of type `kind`; else the default, which None says there is not."""
         value = self.metadata.get(f"tokenizer.ggml.{name}", default)
         if value is None:
             raise self.error(name, "is missing")

@@ -13,7 +13,7 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFEndian, GGUFValueType
 from gguf_bytes import Bytes
 
-from llmcore import loader
+from llmcore import listing
 from llmcore.errors import ModelFileError
 from llmcore.loader import TENSOR_TYPES, VALUE_TYPES, read_gguf
 
@@ -268,7 +268,7 @@ def tiny(tmp_path):
 
 def run(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["loader", *map(str, arguments)])
-    return loader.main()
+    return listing.main()
 
 
 def test_the_listing(tiny, monkeypatch, capsys):

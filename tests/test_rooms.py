@@ -8,11 +8,12 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "llmcore"
 ORDER = [
-    *("errors", "loader", "quants", "config", "linear", "weights", "splits", "tokenizer", "chat", "ops"),
+    *("errors", "loader", "listing", "quants", "config", "linear", "weights", "splits", "tokenizer", "chat", "ops"),
     *("cache", "attention", "ffn", "model", "sampling", "llm", "generate", "conversation"),
 ]
 OPTIONAL = {"chat": {"jinja2"}}  # room -> what it imports when it is needed, and says how to install
 CORE = {"numpy", "gguf", "sentencepiece", "tqdm"}
+PROGRAMS = {("loader", "listing"), ("chat", "conversation")}  # `python -m llmcore.loader` starts listing
 
 
 def imports(room):
@@ -32,7 +33,7 @@ def test_every_room_has_its_place():
 def test_imports_point_upward(room):
     for module, level in imports(room):
         if level:
-            is_program = (room, module) == ("chat", "conversation")  # `python -m llmcore.chat` starts it
+            is_program = (room, module) in PROGRAMS
             assert is_program or module in ORDER[: ORDER.index(room)], f"{room} imports {module}, which stands below it"
 
 
