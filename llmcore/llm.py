@@ -47,6 +47,8 @@ def load(path, *, weights: str = "auto", context_length: int | None = None, prog
     if context_length is not None and context_length < 1:
         raise ValueError(f"context_length is {context_length}; it must be 1 or more")
     file = read_gguf(path)
+    if not file.tensors:
+        raise ModelFileError(f"{file.path}: holds a vocabulary and no tensors; llmcore.load_tokenizer opens it")
     config = read_config(file.metadata, file.path)
     context_length = context_length or config.context_length
     if context_length > config.context_length:
@@ -58,15 +60,8 @@ def load(path, *, weights: str = "auto", context_length: int | None = None, prog
             f"a context of {context_length} tokens is more than the {config.context_length} this model was trained on",
             stacklevel=2,
         )
-    if not file.tensors:
-        raise ModelFileError(f"{file.path}: holds a vocabulary and no tensors; llmcore.load_tokenizer opens it")
     mapped, jobs = map_weights(file, config, context_length)
-    needed, available = sum(weight_IO.nbytes for _, weight_IO in jobs), available_memory()
-    if available is not None and needed > available:  # or the system would end some process, ours or another
-        raise MemoryError(
-            f"{file.path}: takes {needed / 1e9:.1f} GB in float32, and {available / 1e9:.1f} GB are free;"
-            " take a smaller model"
-        )
+    _check_memory(file.path, jobs)
     with _progress_bar(progress, jobs) as report, expanding(jobs, report):
         tokenizer = Tokenizer.from_metadata(file.metadata, file.path)  # made while threads expand the weights
         if tokenizer.vocab_size != config.vocab_size:
@@ -74,6 +69,14 @@ def load(path, *, weights: str = "auto", context_length: int | None = None, prog
                 f"{file.path}: the tokenizer has {tokenizer.vocab_size} tokens, but the model {config.vocab_size}"
             )
     return LLM(config, tokenizer, mapped, context_length)
+
+
+def _check_memory(path, jobs):
+    """Refuse a model that does not fit, or the system would end some process, ours or another."""
+    needed, available = sum(weight_IO.nbytes for _, weight_IO in jobs), available_memory()
+    if available is not None and needed > available:
+        needed, available = f"{needed / 1e9:.1f} GB in float32", f"{available / 1e9:.1f} GB"
+        raise MemoryError(f"{path}: takes {needed}, and {available} are free; take a smaller model")
 
 
 def load_tokenizer(path) -> Tokenizer:
