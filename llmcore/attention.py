@@ -1,7 +1,8 @@
 """Attention: each token looks back over the tokens before it and takes up what it needs.
 
 Shape key: T new tokens, S cached + new, D model width, N query heads, K key/value heads, G = N/K, H head width,
-P the part of a head that does not rotate, R rotating pairs, C width of the latent row, V width of a value head.
+V width of a value head, R rotating pairs, B queries of a block. Latent attention: P + Z = H, where Z = 2R dimensions
+of a head rotate and P do not; C width of the latent row, A = C + Z what is cached of a token.
 """
 
 import numpy as np
@@ -19,24 +20,24 @@ QUERY_BLOCK = 64
 
 
 def attention(x_TD: np.ndarray, w: Attention, config: Config, i: int, cache: KVCache, rotation) -> np.ndarray:
-    """Grouped-query attention of layer i; (T, D) -> (T, D). Vaswani et al. 2017; Ainslie et al. 2023, arXiv:2305.13245.
+    """Grouped-query attention of layer i; (T, D) -> (T, D). arXiv:1706.03762, 2305.13245.
 
     `rotation` holds the cosines and sines (T, R), (T, R) of the new positions, or is None in a layer without RoPE.
     """
     T, N, K = len(x_TD), config.n_heads, config.n_kv_heads
-    q_TNH, k_TKH, v_TKH = split_heads(linear(x_TD, w.attn_qkv), config)
+    q_TNH, k_TKH, v_TKV = split_heads(linear(x_TD, w.attn_qkv), config)
     if config.qk_norm:
         q_TNH = norm_heads(q_TNH, w.attn_q_norm, config)
         k_TKH = norm_heads(k_TKH, w.attn_k_norm, config)
     if rotation is not None:
         pairs = config.family.rope_pairs
         q_TNH, k_TKH = rope(q_TNH, *rotation, pairs), rope(k_TKH, *rotation, pairs)
-    k_KSH, v_KSH = cache.append(i, k_TKH, v_TKH)
+    k_KSH, v_KSV = cache.append(i, k_TKH, v_TKV)
     # Query heads n = k G ... k G + G - 1 share the key/value head k.
     q_KTGH = q_TNH.reshape(T, K, N // K, -1).swapaxes(0, 1) * np.float32(config.attention_scale)
     window, sinks_N = config.layers[i].window, w.attn_sinks
-    y_KTGH = attend(q_KTGH, k_KSH, v_KSH, window, config.attention_softcap, sinks_N)
-    return linear(y_KTGH.swapaxes(0, 1).reshape(T, -1), w.attn_output)
+    y_KTGV = attend(q_KTGH, k_KSH, v_KSV, window, config.attention_softcap, sinks_N)
+    return linear(y_KTGV.swapaxes(0, 1).reshape(T, -1), w.attn_output)
 
 
 def latent_attention(
@@ -55,21 +56,21 @@ def latent_attention(
     q_TNH = linear(q_in_TQ, w.attn_q_b).reshape(T, N, config.key_length)
     P = config.key_length - 2 * rotation[0].shape[1]
     q_TNC = (q_TNH[..., :P].swapaxes(0, 1) @ w.attn_k_b).swapaxes(0, 1)
-    position_TNR = rope(q_TNH[..., P:], *rotation, config.family.rope_pairs)
+    position_TNZ = rope(q_TNH[..., P:], *rotation, config.family.rope_pairs)
 
-    row_T1C = linear(x_TD, w.attn_kv_a_mqa)[:, None]
-    c_T1C = rms_norm(row_T1C[..., :C], w.attn_kv_a_norm, config.norm_eps)
-    position_T1R = rope(row_T1C[..., C:], *rotation, config.family.rope_pairs)
-    (row_1SC,) = cache.append(i, np.concatenate([c_T1C, position_T1R], axis=-1))
+    row_T1A = linear(x_TD, w.attn_kv_a_mqa)[:, None]
+    c_T1C = rms_norm(row_T1A[..., :C], w.attn_kv_a_norm, config.norm_eps)
+    position_T1Z = rope(row_T1A[..., C:], *rotation, config.family.rope_pairs)
+    (row_1SA,) = cache.append(i, np.concatenate([c_T1C, position_T1Z], axis=-1))
 
-    q_1TNC = np.concatenate([q_TNC, position_TNR], axis=-1)[None] * np.float32(config.attention_scale)
-    y_1TNC = attend(q_1TNC, row_1SC, row_1SC[..., :C])
+    q_1TNA = np.concatenate([q_TNC, position_TNZ], axis=-1)[None] * np.float32(config.attention_scale)
+    y_1TNC = attend(q_1TNA, row_1SA, row_1SA[..., :C])
     y_NTV = y_1TNC[0].swapaxes(0, 1) @ w.attn_v_b
     return linear(y_NTV.swapaxes(0, 1).reshape(T, -1), w.attn_output)
 
 
 def split_heads(qkv_TF, config):
-    """The rows of one product, query then key then value, as heads: (T, N, H), (T, K, H), (T, K, H)."""
+    """The rows of one product, query then key then value, as heads: (T, N, H), (T, K, H), (T, K, V)."""
     T, n_q = len(qkv_TF), config.n_heads * config.key_length
     n_qk = n_q + config.n_kv_heads * config.key_length
     q_TF, k_TF, v_TF = qkv_TF[:, :n_q], qkv_TF[:, n_q:n_qk], qkv_TF[:, n_qk:]
@@ -89,7 +90,7 @@ def norm_heads(x_TNH, gain, config):
     return rms_norm(x_TNH, gain, config.norm_eps)
 
 
-def attend(q_KTGH, k_KSH, v_KSH, window=None, cap=None, sinks_N=None):
+def attend(q_KTGH, k_KSH, v_KSV, window=None, cap=None, sinks_N=None):
     """softmax(q k^T) v of scaled queries, causal: the T queries belong to the last T of the S keys.
 
     window   a query at position p sees the keys at positions p - window + 1 ... p
@@ -98,13 +99,13 @@ def attend(q_KTGH, k_KSH, v_KSH, window=None, cap=None, sinks_N=None):
     """
     K, T, G, _ = q_KTGH.shape
     S = k_KSH.shape[1]
-    y_KTGH = np.empty((K, T, G, v_KSH.shape[2]), np.float32)
+    y_KTGV = np.empty((K, T, G, v_KSV.shape[2]), np.float32)
     for t in range(0, T, QUERY_BLOCK):
-        q_KBH = q_KTGH[:, t : t + QUERY_BLOCK]
-        B = q_KBH.shape[1]
+        q_KBGH = q_KTGH[:, t : t + QUERY_BLOCK]
+        B = q_KBGH.shape[1]
         stop = S - T + t + B  # the last query of the block sees the keys before this one
         start = 0 if window is None else max(0, stop - B - window + 1)  # the first one sees the keys from this one on
-        scores_KBGS = (q_KBH.reshape(K, B * G, -1) @ k_KSH[:, start:stop].swapaxes(1, 2)).reshape(K, B, G, -1)
+        scores_KBGS = (q_KBGH.reshape(K, B * G, -1) @ k_KSH[:, start:stop].swapaxes(1, 2)).reshape(K, B, G, -1)
         if cap is not None:
             scores_KBGS = softcap(scores_KBGS, cap)
         if B > 1:
@@ -114,9 +115,9 @@ def attend(q_KTGH, k_KSH, v_KSH, window=None, cap=None, sinks_N=None):
         else:
             sinks_KBG1 = np.broadcast_to(sinks_N.reshape(K, 1, G, 1), (K, B, G, 1))
             weights_KBGS = softmax(np.concatenate([scores_KBGS, sinks_KBG1], axis=-1))[..., :-1]
-        y_KXH = weights_KBGS.reshape(K, B * G, -1) @ v_KSH[:, start:stop]
-        y_KTGH[:, t : t + B] = y_KXH.reshape(K, B, G, -1)
-    return y_KTGH
+        y_KBGV = (weights_KBGS.reshape(K, B * G, -1) @ v_KSV[:, start:stop]).reshape(K, B, G, -1)
+        y_KTGV[:, t : t + B] = y_KBGV
+    return y_KTGV
 
 
 def mask(n_queries, start, stop, window=None):

@@ -1,6 +1,7 @@
 """The feed-forward half of a block: each token by itself, widened, bent, narrowed; or by a few experts of many.
 
-Shape key: T new tokens, D model width, F feed-forward width, E experts, U experts used for a token.
+Shape key: T new tokens, D model width, F feed-forward width, E experts, U experts used for a token,
+X tokens that chose an expert.
 """
 
 import numpy as np
@@ -19,7 +20,7 @@ def dense_ffn(x_TD: np.ndarray, w: FeedForward, family: Architecture) -> np.ndar
 
 
 def mixture_of_experts(x_TD: np.ndarray, w: Mixture, family: Architecture, experts: Experts) -> np.ndarray:
-    """The sum of what the chosen experts say, each times its weight; (T, D) -> (T, D). Shazeer et al. 2017.
+    """The sum of what the chosen experts say, each times its weight; (T, D) -> (T, D). arXiv:1701.06538.
 
     Rows are grouped by expert: an expert is multiplied once for all the tokens that chose it, others not at all.
     """

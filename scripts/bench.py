@@ -1,7 +1,8 @@
 """How fast: `python scripts/bench.py --model M` measures llmcore; `--peers llama.cpp=PYTHON` beside it, in one run.
 
-Four tests, each done -r times, the engines taking turns, since only ratios from one run mean much on a shared machine:
+Tests, each done -r times, the engines taking turns, since only ratios from one run mean much on a shared machine:
   start     process start to the first token of text, prompt "Hello" (seconds)
+  open      reading HEAD and mapping BODY; the peer is gguf.GGUFReader, once, since it takes so long (seconds)
   load      opening the file and making it ready (seconds)
   prefill   reading a prompt of -p tokens (tokens/s)
   decode    writing -n tokens, one at a time, after a prompt of 8 (tokens/s)
@@ -112,6 +113,20 @@ def start_seconds(engine, python, model):
         return time.perf_counter() - begin
 
 
+def open_seconds(model):
+    """{engine: [seconds]} of reading the file's HEAD, ours three times and GGUFReader's once."""
+    import gguf
+
+    from llmcore.loader import read_gguf
+
+    times = {"llmcore": [], "gguf": []}
+    for engine, read in (("llmcore", read_gguf),) * 3 + (("gguf", gguf.GGUFReader),):
+        begin = time.perf_counter()
+        read(model)
+        times[engine].append(time.perf_counter() - begin)
+    return times
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Measure llmcore, and peers beside it.")
@@ -142,6 +157,8 @@ def measure(pythons, args):
         for engine, python in pythons.items():
             results["start"][engine].append(start_seconds(engine, python, args.model))
     workers = {engine: Worker(engine, python, args.model, args.p + args.n + 8) for engine, python in pythons.items()}
+    if args.peers:
+        results["open"] = open_seconds(args.model)
     for engine, worker in workers.items():
         results["load"][engine].append(worker.load_seconds)
         worker.seconds("prefill", args.p)  # a first run that does not count: pages, threads, caches

@@ -273,7 +273,7 @@ def test_a_cut_names_the_place(path):
 def survives(reader, path, data):
     """A result, or one clear refusal; within a second; and in memory that the file's size bounds.
 
-    The worst we know is an array of empty arrays: a NumPy array of 112 bytes and more for each 12 bytes in the file.
+    The worst we know is a file of nothing but tiny tensors: 17 times its size in Python's objects.
     """
     path.unlink(missing_ok=True)  # a file that is still mapped must not shrink
     path.write_bytes(data)
@@ -288,7 +288,7 @@ def survives(reader, path, data):
     tracemalloc.stop()
     assert message is None or message.startswith(f"{path}: ")
     assert seconds < 1
-    assert peak < 25 * len(data) + 100_000
+    assert peak < 20 * len(data) + 100_000
 
 
 BASES = [

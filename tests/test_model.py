@@ -27,9 +27,9 @@ def nmse(ours, theirs):
     return float(((ours - theirs) ** 2).sum() / (theirs**2).sum())
 
 
-def assert_same_logits(ours, theirs):
-    """Equal to 1e-4 of each logit; of one that is near zero, to 1e-5 of the largest."""
-    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max())
+def assert_same_logits(ours, theirs, near_zero=3e-6):
+    """Equal to 1e-4 of each logit; of one that happens to be near zero, to so much of the largest."""
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=near_zero * np.abs(theirs).max())
 
 
 def in_steps(llm, ids, steps):
@@ -59,7 +59,9 @@ def test_logits_are_those_of_transformers(name):
 def test_decoding_in_steps_equals_one_prefill(name, steps):
     path, ids, _ = reference(name)
     llm = llmcore.load(path)
-    assert_same_logits(in_steps(llm, ids, steps), in_steps(llm, ids, [40]))
+    # 27 random layers make rounding errors grow: llama.cpp and we differ by NMSE 4e-11 there, elsewhere by 1e-12.
+    near_zero = 1e-5 if name == "deepseek2-lite" else 3e-6
+    assert_same_logits(in_steps(llm, ids, steps), in_steps(llm, ids, [40]), near_zero)
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS.files[1:])
