@@ -1,0 +1,325 @@
+"""What a machine has, read from trees of files that say so; and work spread over threads."""
+
+import os
+import sys
+import threading
+import time
+
+import pytest
+
+import llmcore
+from llmcore import machine
+from llmcore.machine import available_memory, each, n_threads, physical_cores, use_threads
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Write files below a root, tree({path: text}); returns the root."""
+
+    def write(files):
+        for name, text in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+        return tmp_path
+
+    return write
+
+
+@pytest.fixture
+def four_processors(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before():
+    before = n_threads()
+    yield
+    machine._blas_setter.cache_clear()
+    use_threads(before)
+
+
+def siblings(*lists):
+    """Which processors share a core with processor 0, 1, ..."""
+    path = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+    return {path.format(cpu): text + "\n" for cpu, text in enumerate(lists)}
+
+
+# Cores
+
+
+@pytest.mark.parametrize(
+    ("lists", "n"),
+    [
+        (("0-1", "0-1", "2-3", "2-3"), 2),
+        (("0,2", "1,3", "0,2", "1,3"), 2),
+        (("0", "1", "2", "3"), 4),
+        (("0-3",) * 4, 1),
+        (("0-1", "0-1", "2-3", "2-3", "4-5", "4-5"), 2),  # processors 4 and 5 are not ours
+        ((), 4),
+    ],
+)
+def test_two_threads_of_a_core_count_once(tree, four_processors, lists, n):
+    assert physical_cores(tree(siblings(*lists))) == n
+
+
+def test_without_affinity_every_processor_counts(tree, monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert physical_cores(tree({})) == 6
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert physical_cores(tree({})) == 1
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer", "n"),
+    [
+        ("max 100000", "max 100000", 4),
+        ("200000 100000", "max 100000", 2),
+        ("300000 100000", "150000 100000", 1),  # the group around it is tighter
+        ("50000 100000", "max 100000", 1),  # half a core: no less than one thread
+        ("800000 100000", "max 100000", 4),
+    ],
+)
+def test_a_control_group_grants_fewer_cores(tree, four_processors, inner, outer, n):
+    groups = {
+        "proc/self/cgroup": "0::/box/inner\n",
+        "sys/fs/cgroup/box/inner/cpu.max": inner + "\n",
+        "sys/fs/cgroup/box/cpu.max": outer + "\n",
+    }
+    assert physical_cores(tree(siblings("0", "1", "2", "3") | groups)) == n
+
+
+@pytest.mark.parametrize(("quota", "n"), [("-1", 4), ("250000", 2), ("1000", 1)])
+@pytest.mark.parametrize("mounted", ["cpu", "cpu,cpuacct"])
+def test_a_control_group_of_version_1_grants_fewer_cores(tree, four_processors, quota, n, mounted):
+    groups = {
+        "proc/self/cgroup": f"5:memory:/docker/1\n3:{mounted}:/docker/1\n",
+        f"sys/fs/cgroup/{mounted}/docker/1/cpu.cfs_quota_us": quota + "\n",
+        f"sys/fs/cgroup/{mounted}/docker/1/cpu.cfs_period_us": "100000\n",
+    }
+    assert physical_cores(tree(siblings("0", "1", "2", "3") | groups)) == n
+
+
+def test_cores_of_this_machine():
+    assert 1 <= physical_cores() <= os.cpu_count()
+
+
+# Memory
+
+MEMINFO = {"proc/meminfo": "MemTotal:       24000000 kB\nMemFree:         1000 kB\nMemAvailable:    8000 kB\n"}
+
+
+def group2(path, limit, current, inactive_file):
+    """The files of a control group of version 2."""
+    folder = f"sys/fs/cgroup/{path}".rstrip("/")
+    return {
+        f"{folder}/memory.max": f"{limit}\n",
+        f"{folder}/memory.current": f"{current}\n",
+        f"{folder}/memory.stat": f"anon 5\nfile 7\nactive_file 9\ninactive_file {inactive_file}\n",
+    }
+
+
+def test_memory_where_nobody_says(tree):
+    assert available_memory(tree({})) is None
+
+
+def test_memory_of_the_system(tree):
+    assert available_memory(tree(MEMINFO)) == 8000 * 1024
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer", "free"),
+    [
+        (("max", 10, 0), ("max", 10, 0), 8000 * 1024),
+        ((5_000_000, 3_000_000, 0), ("max", 0, 0), 2_000_000),
+        ((5_000_000, 3_000_000, 500_000), ("max", 0, 0), 2_500_000),  # what files fill is given back
+        ((5_000_000, 3_000_000, 0), (4_000_000, 3_500_000, 0), 500_000),  # the tightest wins ...
+        ((5_000_000, 4_900_000, 0), (9_000_000, 5_000_000, 0), 100_000),  # ... wherever it is
+        ((5_000_000, 6_000_000, 0), ("max", 0, 0), 0),  # a limit that was lowered afterwards
+        ((90_000_000, 0, 0), ("max", 0, 0), 8000 * 1024),
+    ],
+)
+def test_memory_of_nested_control_groups(tree, inner, outer, free):
+    groups = group2("a/b", *inner) | group2("a", *outer) | {"proc/self/cgroup": "0::/a/b\n"}
+    assert available_memory(tree(MEMINFO | groups)) == free
+
+
+def test_memory_of_a_control_group_where_the_system_does_not_say(tree):
+    assert (
+        available_memory(tree(group2("a", 90_000_000, 10_000_000, 0) | {"proc/self/cgroup": "0::/a\n"})) == 80_000_000
+    )
+
+
+def test_memory_of_a_control_group_that_is_seen_as_the_root(tree):
+    """A container sees its own group at the root, under whatever name the host has for it."""
+    files = MEMINFO | group2("", 3_000_000, 1_000_000, 0) | {"proc/self/cgroup": "0::/docker/abc\n"}
+    assert available_memory(tree(files)) == 2_000_000
+
+
+def test_memory_of_a_control_group_of_version_1(tree):
+    folder = "sys/fs/cgroup/memory/docker/1"
+    files = {
+        "proc/self/cgroup": "9:name=systemd:/x\n4:memory:/docker/1\n1:cpu:/\n0::/\n",
+        f"{folder}/memory.limit_in_bytes": "5000000\n",
+        f"{folder}/memory.usage_in_bytes": "4000000\n",
+        f"{folder}/memory.stat": "inactive_file 1\ntotal_inactive_file 700000\n",
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+        "sys/fs/cgroup/memory/memory.usage_in_bytes": "4000000\n",
+        "sys/fs/cgroup/memory/memory.stat": "total_inactive_file 0\n",
+    }
+    assert available_memory(tree(MEMINFO | files)) == 1_700_000
+
+
+# Threads
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("n_items", [0, 1, 2, 500])
+def test_each_item_is_done_once(threads, n_items):
+    use_threads(threads)
+    assert n_threads() == threads
+    done = []
+    each(done.append, range(n_items))
+    assert sorted(done) == list(range(n_items))
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_each_works_in_several_threads_at_once(threads):
+    use_threads(threads)
+    together = threading.Barrier(threads, timeout=60)  # breaks, and so fails, if they come one after another
+    each(lambda _: together.wait(), range(threads))
+
+
+@pytest.mark.parametrize("in_main", [True, False])
+def test_an_exception_is_passed_on_after_all_have_stopped(in_main):
+    use_threads(2)
+    together, finished = threading.Barrier(2, timeout=60), []
+
+    def work(_):
+        together.wait()
+        if (threading.current_thread() is threading.main_thread()) == in_main:
+            raise ArithmeticError("one of them")
+        time.sleep(0.1)
+        finished.append(1)
+
+    with pytest.raises(ArithmeticError, match="one of them"):
+        each(work, range(2))
+    assert finished == [1]
+    done = []
+    each(done.append, range(100))  # and the threads are free again
+    assert len(done) == 100
+
+
+def test_after_an_exception_nobody_takes_up_the_rest():
+    use_threads(2)
+    done = []
+
+    def work(i):
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        time.sleep(0.01)
+        done.append(i)
+
+    with pytest.raises(KeyboardInterrupt):
+        each(work, range(1000))
+    assert len(done) < 999
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_each_inside_each(threads):
+    use_threads(threads)
+    done = []
+
+    def both():
+        each(lambda i: each(lambda j: done.append((i, j)), range(5)), range(20))
+
+    caller = threading.Thread(target=both, daemon=True)  # if they waited for each other, this test would not
+    caller.start()
+    caller.join(60)
+    assert sorted(done) == [(i, j) for i in range(20) for j in range(5)]
+
+
+def test_each_from_several_threads_at_once():
+    use_threads(2)
+    done = []
+    callers = [threading.Thread(target=each, args=(done.append, range(i, 1000, 4))) for i in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(60)
+    assert sorted(done) == list(range(1000))
+
+
+def blas_threads():
+    """How many threads NumPy's BLAS would use now, as threadpoolctl finds it."""
+    threadpoolctl = pytest.importorskip("threadpoolctl", reason="only threadpoolctl can ask BLAS for its threads")
+    return {library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["by its own function", "by threadpoolctl"])
+def test_blas_has_the_threads_and_gets_them_back(own, monkeypatch):
+    blas_threads()  # skips if nobody can tell
+    if not own:
+        monkeypatch.setattr(machine, "SETTERS", ())
+    machine._blas_setter.cache_clear()
+    for threads in (2, 1, 3):
+        assert use_threads(threads)
+        assert blas_threads() == {threads}
+    inside = []
+    each(lambda _: inside.append(blas_threads()), range(4))
+    assert inside == [{1}] * 4
+    assert blas_threads() == {3}
+    with pytest.raises(ZeroDivisionError):
+        each(lambda _: 1 / 0, range(4))
+    assert blas_threads() == {3}
+
+
+def test_by_default_a_thread_for_each_core():
+    use_threads()
+    assert n_threads() == physical_cores()
+
+
+def test_a_blas_that_cannot_be_told(llama_path, monkeypatch):
+    use_threads(2)
+    monkeypatch.setattr(machine, "_blas_setter", lambda: None)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert not use_threads(3)
+    assert n_threads() == 2
+    with pytest.warns(UserWarning, match="cannot be told to use 3 threads; set OMP_NUM_THREADS"):
+        llmcore.load(llama_path, threads=3)
+
+
+def test_a_command_starts_anew_once_where_blas_listens_to_nothing_else(monkeypatch):
+    started = []
+    monkeypatch.setattr(os, "execve", lambda *call: started.append(call))
+    machine.restart_with_threads(3)
+    assert not started  # the BLAS here can be told
+    monkeypatch.setattr(machine, "_blas_setter", lambda: None)
+    for name in machine.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    machine.restart_with_threads(3)
+    ((program, arguments, variables),) = started
+    assert (program, arguments) == (sys.executable, sys.orig_argv)
+    assert variables == dict(os.environ) | dict.fromkeys(machine.VARIABLES, "3")
+    for name in machine.VARIABLES:  # in the new process
+        monkeypatch.setenv(name, "3")
+    machine.restart_with_threads(3)
+    assert len(started) == 1
+    assert use_threads(3)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(("n_rows", "n_parts"), [(1, 1), (10, 1), (10, 4), (3, 50), (1, 7), (1000, 7)])
+def test_rows_cut_evenly(threads, n_rows, n_parts):
+    use_threads(threads)
+    sizes = []
+    for part in machine.evenly(n_rows, n_parts):
+        assert part.start == sum(sizes)
+        sizes.append(part.stop - part.start)
+    assert sum(sizes) == n_rows
+    assert 1 <= min(sizes) <= max(sizes) <= min(sizes) + 1
+    if n_parts == 1 or n_rows < n_parts:
+        assert len(sizes) == min(n_rows, n_parts)
+    else:
+        assert len(sizes) % threads == 0
+        assert n_parts <= len(sizes) < n_parts + threads
