@@ -19,7 +19,6 @@ from .errors import UnsupportedModel
 # Weights expanded at a time: few enough for the cache (1 MB of float32), many enough to hide the cost of NumPy calls
 # and, with threads, of passing the GIL around. Half as many take 1.1 to 1.35 times as long, twice as many 1 to 1.1.
 TILE = 1 << 18
-TILE_ROWS = 128  # rows in a tile that is to be transposed
 
 
 def _split(packed, bits, run):
@@ -31,7 +30,7 @@ def _split(packed, bits, run):
     fields = np.empty((packed.size // run, 8 // bits), item)
     for i in range(8 // bits):
         fields[:, i] = (packed >> bits * i).ravel().view(item)
-    fields = fields.view(np.uint8).reshape(len(packed), -1)
+    fields = fields.view(np.uint8).reshape(len(packed), packed.shape[1] * 8 // bits)
     fields &= (1 << bits) - 1
     return fields
 
@@ -51,6 +50,11 @@ class Format(NamedTuple):
     weights: int
     group: int
 
+    @property
+    def has_offset(self) -> bool:
+        """Whether weights are q * scale + offset."""
+        return "offset" in self.dtype.names
+
 
 FORMATS = {}
 
@@ -59,8 +63,9 @@ def _block_format(name, *, weights, group, **fields):
     """Enter a block format in FORMATS: its fields in the order of the file, "16u1" for 16 bytes, and its decoder.
 
     The decoder takes the fields of n blocks: float16 as float32 (n, 1), anything else as bytes (n, size). It returns
-    q (n, weights), scale (n, groups) and offset, the same or None. Bits move up by multiplication: in NumPy, `q << 4`
-    on bytes takes ten times as long as `q * 16`.
+    q (n, weights), scale (n, groups) and offset, the same or None; in the K formats each of the two as its factors,
+    (n, 1) and integers (n, groups). Bits move up by multiplication: in NumPy, `q << 4` on bytes takes ten times as long
+    as `q * 16`.
     """
 
     def register(decode):
@@ -106,7 +111,7 @@ def _q2_k(scales, q, scale, offset):
 
     32 bytes of q hold 128 weights: bits 0-1 the first 32, bits 2-3 the next 32, and so on.
     """
-    return _split(q, 2, run=32), scale * (scales & 15), -(offset * (scales >> 4))
+    return _split(q, 2, run=32), (scale, scales & 15), (-offset, scales >> 4)
 
 
 @_block_format("Q3_K", weights=256, group=16, high="32u1", low="64u1", scales_low="8u1", scales_high="4u1", scale="<f2")
@@ -117,7 +122,7 @@ def _q3_k(high, low, scales_low, scales_high, scale):
     byte for their low four bits; scales g, g + 4, g + 8 and g + 12 share one for their high two.
     """
     scales = _signed(_split(scales_low, 4, run=8) | _split(scales_high, 2, run=4) * 16, 32)
-    return _signed(_split(low, 2, run=32) | _split(high, 1, run=32) * 4, 4), scale * scales, None
+    return _signed(_split(low, 2, run=32) | _split(high, 1, run=32) * 4, 4), (scale, scales), None
 
 
 _K_SCALES = {"scale": "<f2", "offset": "<f2", "scales": "4u1", "offsets": "4u1", "rest": "4u1"}
@@ -132,7 +137,7 @@ def _q4_k(scale, offset, scales, offsets, rest, q):
     """
     scales = np.concatenate([scales & 63, (scales & 192) >> 2 | rest & 15], axis=1)
     offsets = np.concatenate([offsets & 63, (offsets & 192) >> 2 | rest >> 4], axis=1)
-    return _split(q, 4, run=32), scale * scales, -(offset * offsets)
+    return _split(q, 4, run=32), (scale, scales), (-offset, offsets)
 
 
 @_block_format("Q5_K", weights=256, group=32, **_K_SCALES, high="32u1", low="128u1")
@@ -148,7 +153,7 @@ def _q6_k(low, high, scales, scale):
 
     32 bytes of `high` hold their high two bits as in Q2_K; 32 stands for 0.
     """
-    return _signed(_split(low, 4, run=64) | _split(high, 2, run=32) * 16, 32), scale * scales, None
+    return _signed(_split(low, 4, run=64) | _split(high, 2, run=32) * 16, 32), (scale, scales), None
 
 
 _IQ4_VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)
@@ -167,7 +172,7 @@ def _iq4_xs(scale, scales_high, scales_low, q):
     The 6-bit scales count from -32: their low four bits stand two to a byte, their high two eight to a 16-bit word.
     """
     scales = _signed(_split(scales_low, 4, run=1) | _split(scales_high, 2, run=1) * 16, 32)
-    return _IQ4_VALUES.take(_split(q, 4, run=16)), scale * scales, None
+    return _IQ4_VALUES.take(_split(q, 4, run=16)), (scale, scales), None
 
 
 _MXFP4_VALUES = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)
@@ -237,46 +242,37 @@ def dequantize(raw, type, byte_order="<", out=None):
     return out
 
 
-def dequantize_transposed(raw, type, byte_order="<", out=None):
-    """`dequantize(raw, type, byte_order).T` as a new array: bytes (out, bytes per row) -> float32 (in, out).
+class Scales(NamedTuple):
+    """Scales (or offsets) of groups of weights: a number for each, or that of its block times a small integer."""
 
-    `out` may be a column slice of a wider array, so that several matrices or threads can fill one between them.
-    """
-    dtype, weights = _block(type, byte_order)
-    blocks = np.ascontiguousarray(raw).view(dtype)
-    n_rows, n_blocks = blocks.shape
-    if out is None:
-        out = np.empty((n_blocks * weights, n_rows), np.float32)
-    step = TILE // TILE_ROWS // weights
-    # Padding by a cache line keeps a column of the tile from falling on few sets of the cache: up to 3 times as fast.
-    tile = np.empty((TILE_ROWS, step * weights + 64), np.int8 if type in FORMATS else np.float32)
-    for r in range(0, n_rows, TILE_ROWS):
-        for i in range(0, n_blocks, step):
-            part = blocks[r : r + TILE_ROWS, i : i + step]
-            scratch = tile[: part.shape[0], : part.shape[1] * weights]
-            out[i * weights : (i + step) * weights, r : r + TILE_ROWS] = _expand_transposed(type, part, scratch)
-    return out
+    unit: np.ndarray  # float32 (..., blocks, 1)
+    steps: np.ndarray | None  # int8 (..., blocks, groups of a block); None: a block is one group
+
+    def product(self) -> np.ndarray:
+        """The scale of each group, float32 (..., blocks, groups of a block)."""
+        return self.unit if self.steps is None else self.unit * self.steps
 
 
 def unpack(raw, type, byte_order="<"):
-    """Integers of a block format, a key of FORMATS; q * scale[..., None] (+ offset[..., None]) are its exact weights.
+    """Integers of a block format, a key of FORMATS, and the `Scales` of their groups and of the groups' offsets.
 
-    bytes (..., bytes per row) -> q int8 (..., groups, group), scale float32 (..., groups), offset the same, or None
+    bytes (..., bytes per row) -> q int8 (..., blocks, groups of a block, weights of a group), scale, offset (or None).
+    q * scale.product()[..., None] (+ offset.product()[..., None]) are the weights, to the last bit. All is done at
+    once: give it no more than the cache holds.
     """
     if type not in FORMATS:
         raise UnsupportedModel(f"tensor type {type} has no integers to unpack; those that have: {', '.join(FORMATS)}")
     dtype, weights = _block(type, byte_order)
     blocks = np.ascontiguousarray(raw).view(dtype)
-    group = FORMATS[type].group
-    shape = (*blocks.shape[:-1], blocks.shape[-1] * weights // group)
-    q, scale = np.empty((*shape, group), np.int8), np.empty(shape, np.float32)
-    offset = np.empty(shape, np.float32) if "offset" in dtype.names else None
-    blocks, step = blocks.reshape(-1), TILE // weights
-    for i in range(0, blocks.size, step):
-        for whole, part in zip((q, scale, offset), _decode(type, blocks[i : i + step]), strict=True):
-            if whole is not None:
-                whole.reshape(blocks.size, -1)[i : i + step] = part
-    return q, scale, offset
+    q, *scales = _factors(type, blocks.ravel())
+    groups = weights // FORMATS[type].group
+
+    def shaped(unit, steps):
+        steps = steps if steps is None else steps.view(np.int8).reshape(*blocks.shape, groups)
+        return Scales(unit.reshape(*blocks.shape, 1), steps)
+
+    scale, offset = (None if factors is None else shaped(*factors) for factors in scales)
+    return q.reshape(*blocks.shape, groups, FORMATS[type].group), scale, offset
 
 
 def _block(type, byte_order):
@@ -317,22 +313,6 @@ def _expand(type, blocks, out):
         out[...] = _expand_foreign(type, blocks.ravel().view(np.uint8)).reshape(out.shape)
 
 
-def _expand_transposed(type, blocks, scratch):
-    """One tile: blocks (R, n) -> float32 (n * weights, R). Scratch is (R, n * weights), int8 for a block format."""
-    if type not in FORMATS:
-        _expand(type, blocks, scratch)
-        return scratch.T
-    # Integers turn, not floats, and long rows are multiplied by a row of scales: 1.3 to 1.7 times as fast.
-    q, scale, offset = _decode(type, blocks.ravel())
-    scratch[...] = q.reshape(scratch.shape)
-    n_rows = len(blocks)
-    out = scratch.T.astype(np.float32, order="C").reshape(-1, FORMATS[type].group, n_rows)
-    out *= np.ascontiguousarray(scale.reshape(n_rows, -1).T)[:, None]
-    if offset is not None:
-        out += np.ascontiguousarray(offset.reshape(n_rows, -1).T)[:, None]
-    return out.reshape(-1, n_rows)
-
-
 def _expand_foreign(type, raw):
     """Bytes -> float32 by the gguf package, imported here because that takes 0.1 s."""
     from gguf import GGMLQuantizationType
@@ -346,8 +326,17 @@ def _expand_foreign(type, raw):
 
 def _decode(type, blocks):
     """Blocks (n,) -> q int8 (n, weights), scale (n, groups) and offset, the same or None."""
-    q, scale, offset = FORMATS[type].decode(*(_field(blocks[name]) for name in blocks.dtype.names))
-    return q.view(np.int8), scale, offset
+    q, *scales = _factors(type, blocks)
+    return q, *(factors and (factors[0] if factors[1] is None else factors[0] * factors[1]) for factors in scales)
+
+
+def _factors(type, blocks):
+    """Blocks (n,) -> q int8 (n, weights), and of scale and offset the factors: (n, 1) and integers (n, groups) or None.
+
+    An offset that the format does not have is None itself.
+    """
+    q, *scales = FORMATS[type].decode(*(_field(blocks[name]) for name in blocks.dtype.names))
+    return q.view(np.int8), *((s, None) if isinstance(s, np.ndarray) else s for s in scales)
 
 
 def _field(values):

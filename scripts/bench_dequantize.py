@@ -23,7 +23,7 @@ def seconds(function, *args):
 
 
 def measure(name, n_weights, row, runs):
-    """Median ns per weight of gguf, dequantize, dequantize_transposed and unpack (None where the type has none)."""
+    """Median ns per weight of gguf, dequantize and unpack (None where the type has none)."""
     type = GGMLQuantizationType[name]
     weights, size = GGML_QUANT_SIZES[type]
     n_rows = max(1, n_weights // row)
@@ -31,7 +31,6 @@ def measure(name, n_weights, row, runs):
     methods = {
         "gguf": (gguf_quants.dequantize, raw, type),
         "ours": (quants.dequantize, raw, name),
-        "transposed": (quants.dequantize_transposed, raw, name),
     }
     if name in quants.FORMATS:
         methods["unpack"] = (quants.unpack, raw, name)
@@ -41,7 +40,7 @@ def measure(name, n_weights, row, runs):
     for _ in range(runs):
         for method, call in methods.items():
             times[method].append(seconds(*call) / (n_rows * row) * 1e9)
-    return [median(times[method]) if method in times else None for method in ("gguf", "ours", "transposed", "unpack")]
+    return [median(times[method]) if method in times else None for method in ("gguf", "ours", "unpack")]
 
 
 def main():
@@ -57,14 +56,13 @@ def main():
             parser.error(f"rows of {args.row} weights do not divide into blocks of {name}")
 
     print(f"ns per weight, {args.weights:,} weights in rows of {args.row}, median of {args.runs} alternating runs")
-    print(f"{'type':8} {'ours':>7} {'gguf':>7} {'ratio':>6} {'transposed':>11} {'unpack':>7}")
+    print(f"{'type':8} {'ours':>7} {'gguf':>7} {'ratio':>6} {'unpack':>7}")
     for name in args.types:
         with np.errstate(all="ignore"):  # random bytes hold infinities and NaNs
-            theirs, ours, transposed, unpack = measure(name, args.weights, args.row, args.runs)
+            theirs, ours, unpack = measure(name, args.weights, args.row, args.runs)
         columns = [
             f"{name:8} {ours:7.2f}",
             f"{theirs:7.2f} {theirs / ours:6.1f}" if theirs else " " * 14,
-            f"{transposed:11.2f}",
             f"{unpack:7.2f}" if unpack else "",
         ]
         print(*columns)

@@ -1,10 +1,10 @@
 """quants: every format against the gguf package, some blocks worked out by hand, and the errors."""
 
 import tracemalloc
-from typing import NamedTuple
 
 import numpy as np
 import pytest
+from blocks import WORDS, assert_same_bits, big_endian, by_gguf, random_blocks
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf import quants as gguf_quants
 
@@ -13,61 +13,13 @@ from llmcore.errors import UnsupportedModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning", "ignore:overflow:RuntimeWarning")
 
-
-class Words(NamedTuple):
-    """Where the multi-byte numbers of a block start, as gguf/quants.py reads them: float16, 2- and 4-byte integers."""
-
-    float16: tuple = ()
-    u2: tuple = ()
-    u4: tuple = ()
-
-
-WORDS = {
-    "Q4_0": Words((0,)),
-    "Q4_1": Words((0, 2)),
-    "Q5_0": Words((0,), u4=(2,)),
-    "Q5_1": Words((0, 2), u4=(4,)),
-    "Q8_0": Words((0,)),
-    "Q2_K": Words((80, 82)),
-    "Q3_K": Words((108,)),
-    "Q4_K": Words((0, 2)),
-    "Q5_K": Words((0, 2)),
-    "Q6_K": Words((208,)),
-    "IQ4_NL": Words((0,)),
-    "IQ4_XS": Words((0,), u2=(2,)),
-    "MXFP4": Words(),
-    "TQ1_0": Words((52,)),
-    "TQ2_0": Words((64,)),
-}
 FOREIGN = ["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "NVFP4"]
 
 
-def random_blocks(name, n, *, finite=True):
-    """Blocks (n, bytes) of random bits; `finite` keeps infinities and NaNs out of the scales."""
-    size = GGML_QUANT_SIZES[GGMLQuantizationType[name]][1]
-    blocks = np.random.default_rng(len(name) + n).integers(0, 256, (n, size), dtype=np.uint8)
-    if finite and name in WORDS:
-        for start in WORDS[name].float16:
-            blocks[:, start + 1] &= 0b10111111
-    return blocks
-
-
-def big_endian(blocks, name):
-    swapped = blocks.copy()
-    words = WORDS[name]
-    for start, size in [*((s, 2) for s in words.float16 + words.u2), *((s, 4) for s in words.u4)]:
-        swapped[:, start : start + size] = blocks[:, start : start + size][:, ::-1]
-    return swapped
-
-
-def reference(raw, name):
-    return gguf_quants.dequantize(raw, GGMLQuantizationType[name])
-
-
-def assert_same_bits(ours, theirs):
-    assert ours.dtype == np.float32
-    assert ours.shape == theirs.shape
-    assert np.array_equal(ours.view(np.uint32), theirs.view(np.uint32))
+def put_together(q, scale, offset):
+    """The weights that unpacked integers stand for."""
+    weights = q * scale.product()[..., None]
+    return weights if offset is None else weights + offset.product()[..., None]
 
 
 def half(value):
@@ -124,10 +76,12 @@ def test_q6_k_by_hand():
 def test_integers_of_q2_k_by_hand():
     raw = block(*[0x21] * 16, 0b11_10_01_00, *[0] * 63, *half(1), *half(4))
     q, scale, offset = quants.unpack(raw, "Q2_K")
-    assert q.shape == (16, 16)
-    assert q[::2, 0].tolist() == [0, 1, 2, 3, 0, 0, 0, 0]  # weights 0, 32, 64, 96 share the first byte
-    assert (scale == 1).all()
-    assert (offset == -8).all()
+    assert q.shape == (1, 16, 16)
+    assert q[0, ::2, 0].tolist() == [0, 1, 2, 3, 0, 0, 0, 0]  # weights 0, 32, 64, 96 share the first byte
+    assert (scale.unit.tolist(), scale.steps.tolist()) == ([[1]], [[1] * 16])
+    assert (offset.unit.tolist(), offset.steps.tolist()) == ([[-4]], [[2] * 16])
+    assert scale.product().tolist() == [[1] * 16]
+    assert offset.product().tolist() == [[-8] * 16]
 
 
 # Against the gguf package
@@ -136,7 +90,7 @@ def test_integers_of_q2_k_by_hand():
 @pytest.mark.parametrize("name", WORDS)
 def test_equals_gguf_bit_for_bit(name):
     blocks = random_blocks(name, 10_000)
-    expected = reference(blocks, name)
+    expected = by_gguf(blocks, name)
     assert_same_bits(quants.dequantize(blocks, name), expected)
     assert_same_bits(quants.dequantize(big_endian(blocks, name), name, ">"), expected)
 
@@ -144,7 +98,7 @@ def test_equals_gguf_bit_for_bit(name):
 @pytest.mark.parametrize("name", WORDS)
 def test_infinite_and_nan_scales_stay_so(name):
     blocks = random_blocks(name, 10_000, finite=False)
-    np.testing.assert_array_equal(quants.dequantize(blocks, name), reference(blocks, name))
+    np.testing.assert_array_equal(quants.dequantize(blocks, name), by_gguf(blocks, name))
 
 
 @pytest.mark.parametrize("name", WORDS)
@@ -155,29 +109,23 @@ def test_unpacked_integers_give_back_the_weights(name, byte_order):
     q, scale, offset = quants.unpack(raw.reshape(3, 4, -1), name, byte_order)
     weights, group = quants.FORMATS[name].weights, quants.FORMATS[name].group
     assert q.dtype == np.int8
-    assert q.shape == (3, 4, 100 * weights // group, group)
-    assert scale.dtype == np.float32
-    assert scale.shape == q.shape[:3]
-    expected = q * scale[..., None]
-    if offset is not None:
-        assert offset.dtype == np.float32
-        expected += offset[..., None]
-    assert_same_bits(expected.reshape(1200, weights), reference(blocks, name))
-
-
-@pytest.mark.parametrize("name", WORDS)
-@pytest.mark.parametrize("n_rows", [1, quants.TILE_ROWS - 1, quants.TILE_ROWS, quants.TILE_ROWS + 1])
-def test_transposed(name, n_rows):
-    raw = random_blocks(name, n_rows * 9).reshape(n_rows, -1)
-    assert_same_bits(quants.dequantize_transposed(raw, name), reference(raw, name).T)
+    assert q.shape == (3, 4, 100, weights // group, group)
+    for scales in (scale, offset or scale):
+        assert scales.unit.dtype == np.float32
+        assert scales.unit.shape == (3, 4, 100, 1)
+        assert (scales.steps is None) == (weights == group)
+        if scales.steps is not None:
+            assert scales.steps.dtype == np.int8
+            assert scales.steps.shape == q.shape[:4]
+    assert_same_bits(put_together(q, scale, offset).reshape(1200, weights), by_gguf(blocks, name))
+    assert (offset is not None) == quants.FORMATS[name].has_offset
 
 
 @pytest.mark.parametrize("name", FOREIGN)
 def test_types_left_to_gguf(name):
     raw = random_blocks(name, 1300).reshape(130, -1)
-    expected = reference(raw, name)
+    expected = by_gguf(raw, name)
     np.testing.assert_array_equal(quants.dequantize(raw, name), expected)
-    np.testing.assert_array_equal(quants.dequantize_transposed(raw, name), expected.T)
 
 
 def test_sizes_are_those_of_gguf():
@@ -195,9 +143,8 @@ def test_every_float16_and_bfloat16(byte_order):
     raw = np.arange(1 << 16, dtype=byte_order + "u2").view(np.uint8).reshape(256, -1)
     native = np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(256, -1)
     for name in ("F16", "BF16"):
-        expected = reference(native, name)
+        expected = by_gguf(native, name)
         assert_same_bits(quants.dequantize(raw, name, byte_order), expected)
-        assert_same_bits(quants.dequantize_transposed(raw, name, byte_order), expected.T)
 
 
 @pytest.mark.parametrize("byte_order", "<>")
@@ -207,7 +154,6 @@ def test_float32_and_float64(byte_order, name, code):
     raw = values.view(np.uint8)
     expected = np.array([[float(v) for v in row] for row in values], np.float32)
     assert_same_bits(quants.dequantize(raw, name, byte_order), expected)
-    assert_same_bits(quants.dequantize_transposed(raw, name, byte_order), expected.T)
 
 
 def test_float32_is_not_copied_unless_asked():
@@ -226,31 +172,28 @@ def test_leading_axes(shape):
     n = int(np.prod(shape))
     blocks = random_blocks("Q4_1", n)
     raw = blocks.reshape(*shape[:-1], -1) if n else np.empty((0, 80), np.uint8)
-    expected = reference(blocks, "Q4_1") if n else np.empty(0, np.float32)  # gguf cannot do without blocks
+    expected = by_gguf(blocks, "Q4_1") if n else np.empty(0, np.float32)  # gguf cannot do without blocks
     expected = expected.reshape(*shape[:-1], shape[-1] * 32)
     assert_same_bits(quants.dequantize(raw, "Q4_1"), expected)
     q, scale, offset = quants.unpack(raw, "Q4_1")
-    assert (q.shape, scale.shape, offset.shape) == ((*shape, 32), shape, shape)
+    assert (q.shape, scale.unit.shape, offset.unit.shape) == ((*shape, 1, 32), (*shape, 1), (*shape, 1))
 
 
 @pytest.mark.parametrize("name", ["Q8_0", "Q6_K"])
 @pytest.mark.parametrize("extra", [-1, 0, 1])
 def test_edges_of_tiles(name, extra):
-    """One block less than two tiles, exactly two, one more: in one long row, row by row, and transposed."""
+    """One block less than two tiles, exactly two, one more: in one long row, and row by row."""
     n = 2 * quants.TILE // quants.FORMATS[name].weights + extra
     blocks = random_blocks(name, n)
-    expected = reference(blocks, name)
+    expected = by_gguf(blocks, name)
     assert_same_bits(quants.dequantize(blocks.reshape(-1), name), expected.reshape(-1))
     assert_same_bits(quants.dequantize(blocks, name), expected)
-    assert_same_bits(quants.dequantize_transposed(blocks.reshape(1, -1), name), expected.reshape(-1, 1))
-    assert_same_bits(quants.dequantize_transposed(blocks, name), expected.T)
-    q, scale, _ = quants.unpack(blocks, name)
-    assert_same_bits((q * scale[..., None]).reshape(expected.shape), expected)
+    assert_same_bits(put_together(*quants.unpack(blocks, name)).reshape(expected.shape), expected)
 
 
 def test_fills_out():
     raw = random_blocks("Q4_K", 600).reshape(200, -1)
-    expected = reference(raw, "Q4_K")
+    expected = by_gguf(raw, "Q4_K")
     out = np.full((3, 200, 768), 7, np.float32)
     quants.dequantize(raw, "Q4_K", out=out[1])
     assert_same_bits(out[1], expected)
@@ -261,22 +204,11 @@ def test_fills_out():
         quants.dequantize(raw, "Q4_K", out=np.empty((200, 1000), np.float32))
 
 
-def test_transposed_fills_columns_of_a_wider_array():
-    raw = random_blocks("Q4_1", 600).reshape(300, -1)
-    out = np.full((64, 320), 7, np.float32)
-    for rows in (slice(0, 170), slice(170, 300)):
-        quants.dequantize_transposed(raw[rows], "Q4_1", out=out[:, 10:310][:, rows])
-    assert np.array_equal(out[:, 10:310], reference(raw, "Q4_1").T)
-    assert (out[:, :10] == 7).all()
-    assert (out[:, 310:] == 7).all()
-
-
 def test_read_only_and_scattered_bytes():
     raw = random_blocks("Q5_1", 400).reshape(40, -1)
     raw.flags.writeable = False
-    expected = reference(raw, "Q5_1")
+    expected = by_gguf(raw, "Q5_1")
     assert_same_bits(quants.dequantize(raw[::3, 24:-24], "Q5_1"), np.ascontiguousarray(expected[::3, 32:-32]))
-    assert_same_bits(quants.dequantize_transposed(raw[::3], "Q5_1"), expected[::3].T)
 
 
 @pytest.mark.parametrize("name", ["Q4_1", "Q6_K", "IQ4_NL", "F16", "IQ3_XXS"])
@@ -286,7 +218,6 @@ def test_extra_memory_does_not_grow_with_the_tensor(name):
     out = np.empty((1024, 4096), np.float32)
     tracemalloc.start()
     quants.dequantize(raw, name, out=out)
-    quants.dequantize_transposed(raw, name, out=out.reshape(4096, 1024))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 6e6  # out has 17e6
@@ -296,10 +227,9 @@ def test_extra_memory_does_not_grow_with_the_tensor(name):
 
 
 @pytest.mark.parametrize("name", ["Q8_1", "Q8_K", "I8", "I32", "Q9_Z"])
-@pytest.mark.parametrize("function", [quants.dequantize, quants.dequantize_transposed])
-def test_unknown_types_are_named_and_the_known_listed(function, name):
+def test_unknown_types_are_named_and_the_known_listed(name):
     with pytest.raises(UnsupportedModel, match=rf"{name}.*F32.*Q4_K.*IQ2_XXS"):
-        function(np.zeros((1, 1024), np.uint8), name)
+        quants.dequantize(np.zeros((1, 1024), np.uint8), name)
     assert name not in quants.SUPPORTED
 
 
