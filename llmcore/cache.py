@@ -1,11 +1,12 @@
 """The KV cache: what attention keeps of every token so far, so that a new token costs one row and not the whole text.
 
-Shape key: T new tokens, S rows held + new, K key/value heads, H head width.
+Shape key: T new tokens, S rows held + new, K key/value heads, H head width, R rotating pairs.
 """
 
 import numpy as np
 
-from .config import Config
+from .config import Config, Rope
+from .ops import rope_table
 
 ROOM = 256  # rows that a layer has room for at first, and by which a windowed layer's room exceeds its window
 
@@ -21,6 +22,7 @@ class KVCache:
         """An empty cache; memory is taken as it fills, not for the whole context."""
         self.length = 0
         self._layers = [_Rows(layer.window) for layer in config.layers]
+        self._turns: dict[Rope, np.ndarray] = {}
 
     def append(self, layer: int, *new_TKH: np.ndarray) -> list[np.ndarray]:
         """Write the rows of T new tokens behind the committed ones: keys and values, or what else a layer keeps.
@@ -28,6 +30,16 @@ class KVCache:
         Returns for each (T, K, H) a view (K, S, H) of the rows a query may see, which end with the new ones.
         """
         return self._layers[layer].append(self.length, new_TKH)
+
+    def turns(self, rope: Rope, n_tokens: int, factors_R: np.ndarray | None) -> np.ndarray:
+        """RoPE's turns at the positions of the next tokens, complex (n_tokens, R), out of a table that grows with use.
+
+        To work out one row for each token would take 0.03 ms of 13.
+        """
+        stop = self.length + n_tokens
+        if rope not in self._turns or len(self._turns[rope]) < stop:
+            self._turns[rope] = rope_table(rope, np.arange(max(ROOM, 2 * stop)), factors_R)
+        return self._turns[rope][self.length : stop]
 
     def commit(self, n_tokens: int) -> None:
         """Count n_tokens more, once every layer has appended them."""

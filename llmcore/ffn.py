@@ -7,16 +7,23 @@ X tokens that chose an expert.
 import numpy as np
 
 from .config import Architecture, Experts
-from .linear import linear
+from .linear import across_rows, linear
 from .ops import ACTIVATIONS, sigmoid, softmax
 from .weights import FeedForward, Mixture
 
 
 def dense_ffn(x_TD: np.ndarray, w: FeedForward, family: Architecture) -> np.ndarray:
     """act(x W_gate, x W_up) W_down, or without a gate act(x W_up) W_down; (T, D) -> (T, D)."""
-    hidden_TF = linear(x_TD, w.ffn_up)
-    parts = np.split(hidden_TF, 2, axis=1) if family.gated else [hidden_TF]
-    return linear(ACTIVATIONS[family.activation](*parts), w.ffn_down)
+    return linear(activate(linear(x_TD, w.ffn_up), family), w.ffn_down)
+
+
+def activate(hidden_TX: np.ndarray, family: Architecture) -> np.ndarray:
+    """act(gate, up) of a row that holds both, (T, 2F) -> (T, F); act(up) in a family without gates."""
+    act = ACTIVATIONS[family.activation]
+    if not family.gated:
+        return across_rows(act, hidden_TX)
+    F = hidden_TX.shape[1] // 2
+    return across_rows(act, hidden_TX[:, :F], hidden_TX[:, F:])
 
 
 def mixture_of_experts(x_TD: np.ndarray, w: Mixture, family: Architecture, experts: Experts) -> np.ndarray:
@@ -28,8 +35,7 @@ def mixture_of_experts(x_TD: np.ndarray, w: Mixture, family: Architecture, exper
     y_TD = np.zeros_like(x_TD)
     for e in np.unique(chosen_TU):
         rows, slots = np.nonzero(chosen_TU == e)
-        gate_XF, up_XF = np.split(linear(x_TD[rows], w.ffn_up_exps[e]), 2, axis=1)
-        out_XD = linear(ACTIVATIONS[family.activation](gate_XF, up_XF), w.ffn_down_exps[e])
+        out_XD = linear(activate(linear(x_TD[rows], w.ffn_up_exps[e]), family), w.ffn_down_exps[e])
         y_TD[rows] += weights_TU[rows, slots][:, None] * out_XD
     if w.shared is not None:
         shared_TD = dense_ffn(x_TD, w.shared, family)

@@ -86,6 +86,13 @@ class Tensor:
         """Bytes it takes in the file."""
         return self.data.nbytes
 
+    @property
+    def matrix(self) -> "Tensor":
+        """The same with two dimensions: all rows one below the other."""
+        return replace(
+            self, shape=(math.prod(self.shape[:-1]), self.shape[-1]), data=self.data.reshape(-1, self.data.shape[-1])
+        )
+
     def part(self, i: int) -> "Tensor":
         """One of the tensors that lie one behind another along the first axis, such as one expert's matrix."""
         data = self.data[i]
@@ -103,6 +110,21 @@ class GGUF:
     metadata: dict[str, Any] = field(repr=False)
     types: dict[str, str] = field(repr=False)  # how each value is stored: "u32", "str", "arr[str,49152]"
     tensors: dict[str, Tensor] = field(repr=False)  # in the order of the file
+
+
+def give_back(data: np.ndarray) -> None:
+    """Take a part of a tensor's `data` off our account: the system maps its pages anew if they are read again.
+
+    Pages of a mapped file count as memory of the process that has read them, though the system may drop them.
+    """
+    file = data
+    while isinstance(file, np.ndarray):
+        file = file.base
+    if isinstance(file, mmap.mmap) and hasattr(file, "madvise"):
+        start = data.ctypes.data - np.frombuffer(file, np.uint8).ctypes.data
+        first, last = -(-start // mmap.PAGESIZE), (start + data.nbytes) // mmap.PAGESIZE  # whole pages
+        if last > first:
+            file.madvise(mmap.MADV_DONTNEED, first * mmap.PAGESIZE, (last - first) * mmap.PAGESIZE)
 
 
 def read_gguf(path: str | os.PathLike) -> GGUF:

@@ -1,9 +1,10 @@
 """The transformer: embed, a stack of blocks, unembed. From token ids to the scores of every possible next token.
 
-Shape key: T new tokens, S cached + new, D model width, V vocabulary.
+Shape key: T new tokens (of all texts together), S cached + new, D model width, V vocabulary.
 """
 
 from collections.abc import Iterator
+from itertools import accumulate
 
 import numpy as np
 
@@ -11,8 +12,8 @@ from .attention import attention, latent_attention
 from .cache import KVCache
 from .config import Config
 from .ffn import dense_ffn, mixture_of_experts
-from .linear import linear, rows
-from .ops import layer_norm, rms_norm, rope_table, softcap
+from .linear import across_rows, linear, rows
+from .ops import layer_norm, rms_norm, softcap
 from .weights import Layer, Norm, Weights
 
 # Prompts run in chunks of so many tokens, so that memory does not grow with the square of the prompt.
@@ -27,25 +28,47 @@ def prefill(weights: Weights, config: Config, ids_T: np.ndarray, cache: KVCache)
 
 def forward(weights: Weights, config: Config, ids_T: np.ndarray, cache: KVCache) -> np.ndarray:
     """The last hidden states of T new tokens, (T,) -> (T, D), after those in the cache; appends their rows to it."""
-    positions_T = np.arange(cache.length, cache.length + len(ids_T))
-    ropes = {layer.rope for layer in config.layers} - {None}
-    rotations = {rope: rope_table(rope, positions_T, weights.rope_factors) for rope in ropes} | {None: None}
+    return forward_batch(weights, config, [(ids_T, cache)])
+
+
+def forward_batch(weights: Weights, config: Config, texts: list[tuple[np.ndarray, KVCache]]) -> np.ndarray:
+    """`forward` of several texts at once, each with a cache of its own; their rows follow one another in (T, D).
+
+    Reading a matrix from memory takes longer than multiplying a few rows by it, so a few texts cost little more than
+    one. All rows go through each matrix together; attention alone looks at one text at a time.
+    """
+    ids_T = np.concatenate([ids for ids, _ in texts])
+    stops = accumulate(len(ids) for ids, _ in texts)
+    parts = [(slice(stop - len(ids), stop), cache) for stop, (ids, cache) in zip(stops, texts, strict=True)]
+    rotations = {rope: _turns(rope, texts, weights.rope_factors) for rope in {layer.rope for layer in config.layers}}
     x_TD = rows(weights.token_embd, ids_T)
     if config.embedding_scale is not None:
         x_TD *= np.float32(config.embedding_scale)
     if config.family.positions:
+        positions_T = np.concatenate([np.arange(cache.length, cache.length + len(ids)) for ids, cache in texts])
         x_TD += rows(weights.position_embd, positions_T)
     for i, layer in enumerate(weights.layers):
-        x_TD = block(x_TD, layer, config, i, cache, rotations[config.layers[i].rope])
-    cache.commit(len(ids_T))
+        x_TD = block(x_TD, layer, config, i, parts, rotations[config.layers[i].rope])
+    for ids, cache in texts:
+        cache.commit(len(ids))
     return x_TD
 
 
-def block(x_TD: np.ndarray, layer: Layer, config: Config, i: int, cache: KVCache, rotation) -> np.ndarray:
+def _turns(rope, texts, factors_R):
+    """RoPE's turns for the rows of all texts, complex (T, R); None for layers without RoPE."""
+    if rope is None:
+        return None
+    turns = [cache.turns(rope, len(ids), factors_R) for ids, cache in texts]
+    return turns[0] if len(turns) == 1 else np.concatenate(turns)
+
+
+def block(
+    x_TD: np.ndarray, layer: Layer, config: Config, i: int, texts: list[tuple[slice, KVCache]], rotation
+) -> np.ndarray:
     """Layer i: x + attention(norm(x)), then x + ffn(norm(x)); (T, D) -> (T, D). A norm that a family lacks is None."""
     attend = attention if config.latent is None else latent_attention
     h_TD = norm(x_TD, layer.attn_norm, config)
-    y_TD = norm(attend(h_TD, layer.attn, config, i, cache, rotation), layer.post_attention_norm, config)
+    y_TD = norm(attend(h_TD, layer.attn, config, i, texts, rotation), layer.post_attention_norm, config)
     if config.family.parallel:
         return x_TD + y_TD + feed_forward(h_TD, layer.ffn, config, i)
     x_TD = add(x_TD, y_TD, config.residual_scale)
@@ -73,8 +96,8 @@ def norm(x_TD: np.ndarray, weights: Norm | None, config: Config) -> np.ndarray:
     if weights is None:
         return x_TD
     if config.family.layer_norm:
-        return layer_norm(x_TD, weights.gain, weights.bias, config.norm_eps)
-    return rms_norm(x_TD, weights.gain, config.norm_eps)
+        return across_rows(lambda x_TD: layer_norm(x_TD, weights.gain, weights.bias, config.norm_eps), x_TD)
+    return across_rows(lambda x_TD: rms_norm(x_TD, weights.gain, config.norm_eps), x_TD)
 
 
 def unembed(weights: Weights, config: Config, x_TD: np.ndarray) -> np.ndarray:

@@ -15,7 +15,9 @@ def rms_norm(x, gain, eps):
     Zhang & Sennrich 2019, arXiv:1910.07467.
     """
     mean_square = np.einsum("...d,...d->...", x, x)[..., None] / np.float32(x.shape[-1])
-    return x / np.sqrt(mean_square + np.float32(eps)) * gain
+    y = x / np.sqrt(mean_square + np.float32(eps))
+    y *= gain
+    return y
 
 
 def layer_norm(x, gain, bias, eps):
@@ -24,9 +26,9 @@ def layer_norm(x, gain, bias, eps):
     return y if bias is None else y + bias
 
 
-def softmax(x, out=None):
+def softmax(x):
     """exp(x - max) / sum(exp(x - max)) over the last axis; the maximum is taken out so that exp cannot overflow."""
-    out = np.subtract(x, x.max(axis=-1, keepdims=True), out=out)
+    out = x - x.max(axis=-1, keepdims=True)
     np.exp(out, out=out)
     out /= out.sum(axis=-1, keepdims=True)
     return out
@@ -60,10 +62,18 @@ def geglu(gate, up):
     return y
 
 
+def silu(x):
+    """x sigmoid(x) = x / (1 + exp(-x)). Hendrycks & Gimpel 2016, arXiv:1606.08415."""
+    y = -x
+    with np.errstate(over="ignore"):  # as in sigmoid
+        np.exp(y, out=y)
+    y += 1
+    return np.divide(x, y, out=y)
+
+
 def swiglu(gate, up):
-    """silu(gate) * up, where silu(x) = x sigmoid(x). Shazeer 2020, arXiv:2002.05202."""
-    y = sigmoid(gate)
-    y *= gate
+    """silu(gate) * up. Shazeer 2020, arXiv:2002.05202."""
+    y = silu(gate)
     y *= up
     return y
 
@@ -84,7 +94,7 @@ def softcap(x, cap):
 
 
 def rope_table(rope, positions_T, factors_R=None):
-    """Cosines and sines of the angles of each position; `config.Rope`, (T,) -> (T, R), (T, R).
+    """The turns cos(angle) + i sin(angle) of each position; `config.Rope`, (T,) -> complex (T, R).
 
     angle = p / factor * base^(-2i / n_rot), that of pair i divided by factors_R[i] where the file has such factors.
     Su et al. 2021, arXiv:2104.09864. Angles are made in float64: at position 8,000 a float32 has lost three digits.
@@ -97,8 +107,7 @@ def rope_table(rope, positions_T, factors_R=None):
     else:
         keep_R = yarn_ramp(rope)
         frequency_R = frequency_R * (keep_R + (1 - keep_R) / rope.factor)
-    angles_TR = np.outer(positions_T, frequency_R)
-    return (rope.gain * np.cos(angles_TR)).astype(np.float32), (rope.gain * np.sin(angles_TR)).astype(np.float32)
+    return (rope.gain * np.exp(1j * np.outer(positions_T, frequency_R))).astype(np.complex64)
 
 
 def yarn_ramp(rope, beta_fast=32.0, beta_slow=1.0):
@@ -114,16 +123,20 @@ def yarn_ramp(rope, beta_fast=32.0, beta_slow=1.0):
     return 1 - np.clip((np.arange(rope.n_rot // 2) - low) / max(0.001, high - low), 0, 1)
 
 
-def rope(x_TNH, cos_TR, sin_TR, pairs):
-    """Rotate each pair (a, b) of a head by its angle: (a cos - b sin, a sin + b cos); dimensions past 2R pass through.
+def rope(x_TNH, turns_TR, pairs):
+    """Turn each pair (a, b) of a head by its angle: (a cos - b sin, a sin + b cos); dimensions past 2R pass through.
 
-    pairs "adjacent": (x[2i], x[2i + 1]); "halves": (x[i], x[i + R]).
+    pairs "adjacent": (x[2i], x[2i + 1]); "halves": (x[i], x[i + R]). That is the complex product (a + ib) turn.
     """
-    R = cos_TR.shape[1]
-    first, second = (slice(0, 2 * R, 2), slice(1, 2 * R, 2)) if pairs == "adjacent" else (slice(R), slice(R, 2 * R))
-    cos_T1R, sin_T1R = cos_TR[:, None], sin_TR[:, None]
-    a, b = x_TNH[..., first], x_TNH[..., second]
+    R = turns_TR.shape[1]
+    if pairs == "adjacent":
+        out_TNH = np.array(x_TNH, order="C")
+        pairs_TNR = out_TNH[..., : 2 * R].view(np.complex64)
+        pairs_TNR *= turns_TR[:, None]
+        return out_TNH
+    cos_T1R, sin_T1R = turns_TR.real[:, None], turns_TR.imag[:, None]
+    a, b = x_TNH[..., :R], x_TNH[..., R : 2 * R]
     out_TNH = x_TNH.copy()
-    out_TNH[..., first] = a * cos_T1R - b * sin_T1R
-    out_TNH[..., second] = a * sin_T1R + b * cos_T1R
+    out_TNH[..., :R] = a * cos_T1R - b * sin_T1R
+    out_TNH[..., R : 2 * R] = a * sin_T1R + b * cos_T1R
     return out_TNH

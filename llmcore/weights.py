@@ -11,6 +11,7 @@ import numpy as np
 
 from .config import Config
 from .errors import ModelFileError, UnsupportedModel
+from .holding import WAYS, Job, fill_jobs, held_bytes, hold
 from .linear import Matrix
 from .loader import GGUF, Tensor
 from .quants import SUPPORTED, dequantize
@@ -19,6 +20,9 @@ from .quants import SUPPORTED, dequantize
 NEVER_NEEDED = {
     r"blk\.\d+\.attn_rot_embd\.weight": "RoPE's inverse frequencies, which old converters stored; metadata gives them",
 }
+# Latent attention multiplies by these head by head, so they are expanded however the rest is held.
+EXPANDED = r"blk\.\d+\.attn_(k|v|kv)_b\.weight"
+RESERVE = 1 << 30  # bytes that "auto" leaves free for the cache and for reading prompts
 
 
 @dataclass(frozen=True)
@@ -33,45 +37,44 @@ class Norm:
 class Attention:
     """Grouped-query attention; None where the family has no such part."""
 
-    attn_qkv: Matrix  # (D, N H + K H + K V): attn_q, attn_k and attn_v side by side
-    attn_q_norm: np.ndarray | None  # (H,), (N, H) or (N H,)
-    attn_k_norm: np.ndarray | None  # (H,), (K, H) or (K H,)
+    attn_qkv: Matrix  # D -> N H + K H + K V: attn_q, attn_k and attn_v as one
+    attn_qk_norm: np.ndarray | None  # (N + K, H): the gains attn_q_norm and attn_k_norm, for each head
     attn_sinks: np.ndarray | None  # (N,)
-    attn_output: Matrix  # (N V, D)
+    attn_output: Matrix  # N V -> D
 
 
 @dataclass(frozen=True)
 class LatentAttention:
     """Multi-head latent attention. Q and C are the ranks of queries and of keys and values, 2R dimensions rotate."""
 
-    attn_q_a: Matrix | None  # (D, Q)
+    attn_q_a: Matrix | None  # D -> Q
     attn_q_a_norm: np.ndarray | None  # (Q,)
-    attn_q_b: Matrix  # (Q, N H); where there is no attn_q_a it is attn_q, (D, N H)
-    attn_kv_a_mqa: Matrix  # (D, C + 2R)
+    attn_q_b: Matrix  # Q -> N H; where there is no attn_q_a it is attn_q, D -> N H
+    attn_kv_a_mqa: Matrix  # D -> C + 2R
     attn_kv_a_norm: np.ndarray  # (C,)
-    attn_k_b: np.ndarray  # (N, P, C), P = H - 2R
-    attn_v_b: np.ndarray  # (N, C, V)
-    attn_output: Matrix  # (N V, D)
+    attn_k_b: np.ndarray  # (N, C, P), P = H - 2R
+    attn_v_b: np.ndarray  # (N, V, C)
+    attn_output: Matrix  # N V -> D
 
 
 @dataclass(frozen=True)
 class FeedForward:
     """A dense feed-forward."""
 
-    ffn_up: Matrix  # (D, 2F), ffn_gate and ffn_up side by side; (D, F) in a family without gates
-    ffn_down: Matrix  # (F, D)
+    ffn_up: Matrix  # D -> 2F, ffn_gate and ffn_up as one; D -> F in a family without gates
+    ffn_down: Matrix  # F -> D
 
 
 @dataclass(frozen=True)
 class Mixture:
     """A mixture of experts."""
 
-    ffn_gate_inp: Matrix  # (D, E), the router
+    ffn_gate_inp: Matrix  # D -> E, the router
     exp_probs_b: np.ndarray | None  # (E,)
-    ffn_up_exps: list[Matrix]  # E times (D, 2F): gate and up
-    ffn_down_exps: list[Matrix]  # E times (F, D)
+    ffn_up_exps: list[Matrix]  # E times D -> 2F: gate and up
+    ffn_down_exps: list[Matrix]  # E times F -> D
     shared: FeedForward | None  # the expert that all tokens use
-    ffn_gate_inp_shexp: Matrix | None  # (D, 1), its gate
+    ffn_gate_inp_shexp: Matrix | None  # D -> 1, its gate
 
 
 @dataclass(frozen=True)
@@ -95,15 +98,49 @@ class Weights:
     rope_factors: np.ndarray | None  # (R,): divides RoPE's frequencies
     layers: tuple[Layer, ...]
     output_norm: Norm
-    output: Matrix  # (D, V); the transpose of token_embd where the file has no output.weight ("tied")
+    output: Matrix  # D -> V; token_embd where the file has no output.weight ("tied")
 
 
-def map_weights(file: GGUF, config: Config, context_length: int) -> tuple[Weights, list[tuple[Tensor, np.ndarray]]]:
-    """The weights of a model, their matrices still empty, and the jobs with which `linear.expanding` fills them.
+def choose(file: GGUF, wanted: str, available: int | None) -> tuple[str, str]:
+    """How to hold the matrices of a model: one of WAYS as `wanted`, or for "auto" the fastest that fits, and why.
+
+    Raises MemoryError if what is wanted does not fit: the system would end some process, ours or another.
+    """
+    needed = {how: _held_bytes(file, how) for how in WAYS}
+    if available is None:
+        how = WAYS[0] if wanted == "auto" else wanted
+        return how, f"{how}, {needed[how] / 1e9:.1f} GB; nobody says how much memory is free"
+    free = f"{available / 1e9:.1f} GB of memory are free"
+    how = wanted
+    if wanted == "auto":
+        how = next(how for how in WAYS if needed[how] + RESERVE <= available or how == WAYS[-1])
+    if needed[how] > available:
+        reserve = dict.fromkeys(WAYS[:-1], RESERVE)  # the last resort must do without
+        smaller = [less for less in WAYS[WAYS.index(how) + 1 :] if needed[less] + reserve.get(less, 0) <= available]
+        advice = f"; take --weights {smaller[0]}" if smaller else ""
+        raise MemoryError(f"{file.path}: takes {needed[how] / 1e9:.1f} GB as {how}, and {free}{advice}")
+    larger = WAYS[: WAYS.index(how)] if wanted == "auto" else ()
+    more = "".join(f", {other} would take {needed[other] / 1e9:.1f} GB" for other in larger)
+    return how, f"{how}, {needed[how] / 1e9:.1f} GB: {free}{more}"
+
+
+def _held_bytes(file, how):
+    """The memory that all matrices of a model take; an embedding that is not the output matrix too stays in the map."""
+    looked_up = {"position_embd.weight"} | ({"token_embd.weight"} if "output.weight" in file.tensors else set())
+    return sum(
+        held_bytes(t, "float32" if re.fullmatch(EXPANDED, t.name) else how)
+        for t in file.tensors.values()
+        if len(t.shape) > 1 and t.name not in looked_up
+    )
+
+
+def map_weights(file: GGUF, config: Config, context_length: int, how: str) -> tuple[Weights, list[Job]]:
+    """The weights of a model, held as one of holding.WAYS, still empty, and the jobs with which `holding.filling` fills
+    them.
 
     Raises ModelFileError for a missing or unused tensor or a wrong shape, UnsupportedModel for a type we cannot expand.
     """
-    tensors = _Tensors(file)
+    tensors = _Tensors(file, how)
     D, V = config.d_model, config.vocab_size
     has_positions = config.family.positions
     weights = Weights(
@@ -153,10 +190,13 @@ def _map_layer(tensors, config, i):
 def _map_attention(tensors, config, blk):
     D, N, K, H, V = config.d_model, config.n_heads, config.n_kv_heads, config.key_length, config.value_length
     normed = {"head": ((H,), (H,)), "own gain": ((N, H), (K, H)), "row": ((N * H,), (K * H,))}.get(config.qk_norm)
+    gains = [
+        np.broadcast_to(tensors.vector(f"{blk}attn_{x}_norm", *shape).reshape(-1, H), (n_heads, H))
+        for x, n_heads, shape in zip("qk", (N, K), normed or (), strict=False)
+    ]
     return Attention(
         attn_qkv=tensors.fused(blk, "attn_qkv", D, {"attn_q": N * H, "attn_k": K * H, "attn_v": K * V}),
-        attn_q_norm=tensors.vector(blk + "attn_q_norm", *normed[0]) if normed else None,
-        attn_k_norm=tensors.vector(blk + "attn_k_norm", *normed[1]) if normed else None,
+        attn_qk_norm=np.concatenate(gains) if normed else None,
         attn_sinks=tensors.vector(blk + "attn_sinks", N) if config.family.sinks else None,
         attn_output=tensors.matrix(blk + "attn_output", N * V, D),
     )
@@ -167,19 +207,19 @@ def _map_latent(tensors, config, blk):
     Q, C, n_rot = config.latent.query_rank, config.latent.rank, config.layers[0].rope.n_rot
     P = H - n_rot
     if config.latent.split:
-        k_b_NPC = tensors.stack(blk, "attn_k_b", N, P, {"attn_k_b": C})
-        v_b_NCV = tensors.stack(blk, "attn_v_b", N, C, {"attn_v_b": V})
-    else:  # one matrix (C, N (P + V)); its columns become the rows of the keys' part
-        kv_b_CNF = tensors.stack(blk, "attn_kv_b", 0, C, {"attn_kv_b": N * (P + V)}).reshape(C, N, P + V)
-        k_b_NPC, v_b_NCV = kv_b_CNF[..., :P].transpose(1, 2, 0), kv_b_CNF[..., P:].transpose(1, 0, 2)
+        k_b_NCP = tensors.array(blk + "attn_k_b", N, C, P)
+        v_b_NVC = tensors.array(blk + "attn_v_b", N, V, C)
+    else:  # one matrix for both
+        kv_b_NFC = tensors.array(blk + "attn_kv_b", N * (P + V), C).reshape(N, P + V, C)
+        k_b_NCP, v_b_NVC = kv_b_NFC[:, :P].swapaxes(1, 2), kv_b_NFC[:, P:]
     return LatentAttention(
         attn_q_a=tensors.matrix(blk + "attn_q_a", D, Q) if Q else None,
         attn_q_a_norm=tensors.vector(blk + "attn_q_a_norm", Q) if Q else None,
         attn_q_b=tensors.matrix(blk + "attn_q_b", Q, N * H) if Q else tensors.matrix(blk + "attn_q", D, N * H),
         attn_kv_a_mqa=tensors.matrix(blk + "attn_kv_a_mqa", D, C + n_rot),
         attn_kv_a_norm=tensors.vector(blk + "attn_kv_a_norm", C),
-        attn_k_b=k_b_NPC,
-        attn_v_b=v_b_NCV,
+        attn_k_b=k_b_NCP,
+        attn_v_b=v_b_NVC,
         attn_output=tensors.matrix(blk + "attn_output", N * V, D),
     )
 
@@ -209,10 +249,10 @@ def _map_mixture(tensors, config, layer, blk):
 class _Tensors:
     """Hands out the file's tensors by name; keeps account of which were taken and which matrices are to be filled."""
 
-    def __init__(self, file: GGUF):
-        self.file = file
+    def __init__(self, file: GGUF, how: str):
+        self.file, self.how = file, how
         self.taken: set[str] = set()
-        self.jobs: list[tuple[Tensor, np.ndarray]] = []
+        self.jobs: list[Job] = []
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """The tensor of that name, which must have that shape."""
@@ -236,37 +276,44 @@ class _Tensors:
         tensor = self.take(name + suffix, shape)
         return dequantize(tensor.data, tensor.type, tensor.byte_order)
 
+    def array(self, name: str, *shape: int) -> np.ndarray:
+        """A tensor in float32, however matrices are held."""
+        whole = np.empty(shape, np.float32)
+        self.jobs += fill_jobs(self.take(f"{name}.weight", shape).matrix, whole.reshape(-1, shape[-1]))
+        return whole
+
     def column(self, name: str, n_in: int) -> Matrix:
-        """A vector as a matrix (in, 1)."""
-        return Matrix(self.vector(name, n_in)[:, None])
+        """A vector as a matrix (1, in)."""
+        return Matrix(n_in, 1, self.vector(name, n_in)[None])
 
     def matrix(self, name: str, n_in: int, n_out: int) -> Matrix:
-        """A matrix (in, out), with its bias if the file has one."""
+        """A matrix (out, in), with its bias if the file has one."""
         return self.fused("", name, n_in, {name: n_out})
 
     def fused(self, prefix: str, whole: str, n_in: int, parts: dict[str, int]) -> Matrix:
-        """The matrices `parts` (name: columns) side by side as one; the file may hold them as one already, `whole`."""
-        return Matrix(self.stack(prefix, whole, 0, n_in, parts)[0], self._bias(prefix, whole, (), parts))
+        """The matrices `parts` (name: outputs) as one; the file may hold them as one already, `whole`."""
+        tensors = self._pieces(prefix, whole, (), n_in, parts)
+        return self._matrix(tensors, n_in, self._bias(prefix, whole, (), parts))
 
     def experts(self, prefix: str, whole: str, count: int, n_in: int, parts: dict[str, int]) -> list[Matrix]:
         """The same for each of `count` experts, which the file holds in one tensor a part."""
         biases = self._bias(prefix, whole, (count,), parts)
-        weights = self.stack(prefix, whole, count, n_in, parts)
-        return [Matrix(weight, None if biases is None else biases[e]) for e, weight in enumerate(weights)]
+        tensors = self._pieces(prefix, whole, (count,), n_in, parts)
+        return [
+            self._matrix([tensor.part(e) for tensor in tensors], n_in, None if biases is None else biases[e])
+            for e in range(count)
+        ]
 
-    def stack(self, prefix: str, whole: str, count: int, n_in: int, parts: dict[str, int]) -> np.ndarray:
-        """Float32 (count, in, sum of columns), to be filled from tensors (count, columns, in); a count of 0 is none."""
-        n_out = sum(parts.values())
-        lead = (count,) if count else ()
-        fused = self.file.tensors.get(f"{prefix}{whole}.weight")
+    def _matrix(self, tensors, n_in, bias):
+        held, jobs = hold(tensors, self.how)
+        self.jobs += jobs
+        return Matrix(n_in, sum(tensor.shape[0] for tensor in tensors), held, bias)
+
+    def _pieces(self, prefix, whole, lead, n_in, parts):
+        """The tensors (*lead, out, in) that make up a matrix, or one for each expert: one a part, or `whole` alone."""
+        n_out, fused = sum(parts.values()), self.file.tensors.get(f"{prefix}{whole}.weight")
         pieces = {whole: n_out} if fused is not None and fused.shape == (*lead, n_out, n_in) else parts
-        taken = [self.take(f"{prefix}{name}.weight", (*lead, columns, n_in)) for name, columns in pieces.items()]
-        weights = np.empty((count or 1, n_in, n_out), np.float32)
-        for e, weight_IO in enumerate(weights):
-            ends = np.cumsum([0, *pieces.values()])
-            for tensor, start, end in zip(taken, ends, ends[1:], strict=False):
-                self.jobs.append((tensor.part(e) if count else tensor, weight_IO[:, start:end]))
-        return weights
+        return [self.take(f"{prefix}{name}.weight", (*lead, outputs, n_in)) for name, outputs in pieces.items()]
 
     def _bias(self, prefix, whole, lead, parts):
         """The biases of the parts as one row, zero for a part that has none; None where none has."""

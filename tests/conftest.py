@@ -29,13 +29,17 @@ def reference(name):
     return path, recorded["ids"], recorded["logits"]
 
 
-@functools.cache
-def real_model(file):
+def real_model(file, weights="float32"):
     """A real model, loaded once for all tests; skips if it was not fetched."""
     path = ROOT / "models" / file
     if not path.exists():
         pytest.skip(f"models/{file} is not here; python scripts/fetch_model.py gets it")
-    return llmcore.load(path)
+    return load_once(path, weights)
+
+
+@functools.cache
+def load_once(path, weights):
+    return llmcore.load(path, weights=weights)
 
 
 @functools.cache

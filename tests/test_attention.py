@@ -39,6 +39,32 @@ def test_attend_is_causal_and_keeps_to_its_window(T, S, window, monkeypatch):
     np.testing.assert_allclose(y_KTGH, one_at_a_time(q_KTGH, k_KSH, v_KSH, window), rtol=1e-4, atol=1e-6)
 
 
+# Three queries at the last three of five positions: what they see (o) and what is hidden (-).
+SEEN = {
+    None: ["ooo--", "oooo-", "ooooo"],
+    5: ["ooo--", "oooo-", "ooooo"],
+    4: ["ooo--", "oooo-", "-oooo"],
+    2: ["-oo--", "--oo-", "---oo"],
+    1: ["--o--", "---o-", "----o"],
+}
+
+
+@pytest.mark.parametrize("window", SEEN)
+def test_hide_by_hand(window):
+    scores_KBGS = np.arange(60, dtype=np.float32).reshape(2, 3, 2, 5)
+    hidden_KBGS = scores_KBGS.copy()
+    attention.hide(hidden_KBGS, window)
+    seen_B1S = np.array([[[mark == "o" for mark in row]] for row in SEEN[window]])
+    np.testing.assert_array_equal(hidden_KBGS, np.where(seen_B1S, scores_KBGS, -np.inf))
+
+
+@pytest.mark.parametrize("window", [None, 2])
+def test_hide_where_there_is_nothing_before(window):
+    scores_KBGS = np.zeros((1, 2, 1, 2), np.float32)
+    attention.hide(scores_KBGS, window)
+    assert scores_KBGS[0, :, 0].tolist() == [[0, -np.inf], [0, 0]]
+
+
 def test_sinks_take_weight_and_give_nothing():
     # scores 0 and ln 2 with a sink of ln 5: weights 1/8, 2/8 and 5/8 for nothing
     q_KTGH, k_KSH = np.float32([[[[1]]]]), np.log(np.float32([[[1], [2]]]))

@@ -1,0 +1,93 @@
+"""What is held of a matrix of the file, bit for bit and byte for byte, and how it is filled."""
+
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from blocks import SMALL, TYPES, assert_same_bits, computing_with, cut_into_tiles, matrix, tensor
+
+from llmcore.holding import WAYS, Job, filling, held_bytes
+from llmcore.linear import Rows
+from llmcore.quants import FORMATS
+
+
+@pytest.fixture(autouse=True, params=[1, 2], ids=["1 thread", "2 threads"])
+def threads(request):
+    with computing_with(request.param):
+        yield
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize(("tile", "outputs"), SMALL)
+@pytest.mark.parametrize("byte_order", ["<", ">"])
+def test_int8_loses_nothing(kind, tile, outputs, byte_order, monkeypatch):
+    cut_into_tiles(monkeypatch, tile, outputs)
+    one, weights = tensor(kind, 37, 512, byte_order)
+    for part, tile_ in matrix([one], "int8").held:
+        G, U, C = tile_.q_GUC.shape
+        rebuilt = tile_.q_GUC * tile_.scale.product().reshape(G, 1, C)
+        if tile_.offset is not None:
+            rebuilt += tile_.offset.product().reshape(G, 1, C)
+        assert_same_bits(rebuilt.reshape(G * U, C).T.copy(), weights[part])
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("how", WAYS)
+def test_held_bytes_are_those_really_held(kind, how):
+    one, _ = tensor(kind, 37, 512)
+    held = matrix([one], how).held
+    if how == "float32":
+        arrays = [held]
+    else:
+        arrays = []
+        for _, piece in held:
+            if isinstance(piece, Rows):
+                assert np.shares_memory(piece.data, one.data)
+                continue
+            arrays += [piece.q_GUC, *piece.scale, *(piece.offset or ())]
+    assert held_bytes(one, how) == sum(array.nbytes for array in arrays if array is not None)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_int8_takes_a_byte_and_a_little_for_each_weight(kind):
+    one, weights = tensor(kind, 3, 512)
+    assert 1 < held_bytes(one, "int8") / weights.size <= 1.3
+
+
+# Filling
+
+
+def test_filling_runs_every_job_once_and_tells_their_bytes():
+    done, told, turn = [], [], sys.getswitchinterval()
+    with filling([Job(lambda i=i: done.append(i), np.zeros(10 * i, np.uint8)) for i in range(50)], told.append):
+        assert sys.getswitchinterval() < turn
+    assert sorted(done) == list(range(50))
+    assert sum(told) == 10 * sum(range(50))
+    assert sys.getswitchinterval() == turn
+
+
+def slow_jobs(done):
+    """Seconds of work, unless somebody calls it off."""
+    return [Job(lambda: (time.sleep(0.02), done.append(1)), np.zeros(1, np.uint8)) for _ in range(200)]
+
+
+def test_a_job_that_fails_calls_off_the_rest():
+    done, turn, here = [], sys.getswitchinterval(), threading.active_count()
+    with pytest.raises(ZeroDivisionError), filling([Job(lambda: 1 / 0, np.zeros(1, np.uint8)), *slow_jobs(done)]):
+        pass
+    n_done = len(done)
+    assert n_done < 200
+    assert threading.active_count() == here  # nobody works on
+    assert len(done) == n_done
+    assert sys.getswitchinterval() == turn
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_error_while_jobs_run_calls_off_the_rest(error):
+    done, turn = [], sys.getswitchinterval()
+    with pytest.raises(error), filling(slow_jobs(done)):
+        raise error
+    assert len(done) < 200
+    assert sys.getswitchinterval() == turn
