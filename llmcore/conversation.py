@@ -22,8 +22,9 @@ from .cache import KVCache
 from .chat import encode_chat
 from .errors import ContextOverflow
 from .generate import OPTIONS, SWITCHES, Clock, add_options, command_line, open_model
-from .llm import CONTEXT_FULL, LLM, overlap, until_stop
+from .llm import LLM
 from .sampling import Sampling
+from .writing import CONTEXT_FULL, STOP_STRING, overlap, until_stop
 
 THINK, THOUGHT = "<think>", "</think>"  # what reasoning models write around their reasoning
 DIM, PLAIN = "\033[2m", "\033[0m"
@@ -39,6 +40,7 @@ class Conversation:
     how: Sampling
     rng: np.random.Generator  # seeds the answers, so that one seed repeats a conversation, and /retry no answer
     max_tokens: int
+    draft: int | None  # tokens to guess ahead, see drafting.py
     stop: list[str]
     policy: str  # STOP or DROP
     say: Callable[[str], None]
@@ -65,7 +67,8 @@ class Conversation:
         seed, clock = int(self.rng.integers(1 << 32)), Clock()
         with deferred_interrupt() as interrupts:
             try:
-                tokens = self.llm.tokens(ids, max_tokens=self.max_tokens, how=self.how, seed=seed, cache=self.cache)
+                options = {"max_tokens": self.max_tokens, "how": self.how, "seed": seed, "draft": self.draft}
+                tokens = self.llm.tokens(ids, cache=self.cache, **options)
                 pieces = self.llm.text(self.noted(clock.watch(tokens), interrupts))
                 for piece, is_reasoning in reasoning(until_stop(pieces, self.stop), thinking):
                     written.append(piece)
@@ -75,7 +78,7 @@ class Conversation:
         self.write("\n", False)
         if interrupts and not written:
             raise KeyboardInterrupt
-        text, end = "".join(written), INTERRUPTED if interrupts else clock.end or "stop string"
+        text, end = "".join(written), INTERRUPTED if interrupts else clock.end or STOP_STRING
         if text.rfind(THINK) > text.rfind(THOUGHT):
             text += f"\n{THOUGHT}\n\n"  # or the template would not know what to leave out
         self.messages.append({"role": "assistant", "content": text})
@@ -293,6 +296,7 @@ def run(args, how: Sampling, say) -> int:
         how,
         np.random.default_rng(seed),
         args.max_tokens or llm.context_length,
+        args.draft,
         args.stop,
         args.context_policy,
         say=lambda text: say(dimmed(text)),
@@ -300,6 +304,7 @@ def run(args, how: Sampling, say) -> int:
         ask=lambda problem: terminal and input(f"{problem}. Drop the oldest turns? [y/N] ").lower() in ("y", "yes"),
     )
     system(chat, args.system or "")  # also tells whether the model can chat at all
+    chat.say(f"weights: {llm.held}")
     chat.say(
         f"load {load_seconds:.2f} s | context {llm.context_length} tokens | seed {seed} | /help lists the commands"
     )

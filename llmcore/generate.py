@@ -1,12 +1,14 @@
 """The command line: `python -m llmcore.generate --model M --prompt P`.
 
-With --chat a model that was made for conversations answers the prompt, which is otherwise continued.
+With --chat a model that was made for conversations answers the prompt, which is otherwise continued. --prompts-file has
+several prompts continued together, one a line; each line of the output is the text of one, as a JSON string.
 
-Only the text goes to standard output; the seed, a progress bar and one line of timings go to standard error.
+Only text goes to standard output; the seed, a progress bar and one line of timings go to standard error.
 Exit status: 0, 1 for a bad file or prompt, 2 for bad arguments, 130 on Ctrl-C.
 """
 
 import argparse
+import json
 import os
 import re
 import secrets
@@ -18,26 +20,33 @@ from pathlib import Path
 import numpy as np
 
 from .chat import encode_chat
-from .llm import END_OF_TEXT, LLM, WEIGHTS, load, until_stop
+from .drafting import DRAFT
+from .llm import LLM, WEIGHTS, load
+from .machine import restart_with_threads
 from .ops import log_softmax
 from .sampling import Sampling
+from .writing import END_OF_TEXT, STOP_STRING, until_stop
 
 MODELS = Path("models")
+BATCH = 8  # texts that are written together; a pass over 8 rows costs little more than over 2
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    return command_line(_parser(), run, argv)
+    return command_line(_parser(), run, argv, check_batch)
 
 
-def command_line(parser, run, argv) -> int:
-    """Parse, `run(args, how, say)`, and turn what goes wrong into one line and an exit status."""
+def command_line(parser, run, argv, check=lambda args: None) -> int:
+    """Parse, `check(args)`, `run(args, how, say)`, and turn what goes wrong into one line and an exit status."""
     args = parser.parse_args(argv)
     try:
+        check(args)
         how = Sampling(args.temperature, args.top_k, args.top_p, args.min_p, args.repeat_penalty)
         until_stop((), args.stop)  # refuses an empty stop string before a model is loaded
     except ValueError as error:
         parser.error(str(error))
+    if args.threads is not None:
+        restart_with_threads(args.threads)
     say = (lambda text: None) if args.quiet else (lambda text: print(text, file=sys.stderr, flush=True))
     warnings.showwarning = lambda message, *_: say(f"warning: {message}")
     try:
@@ -55,24 +64,26 @@ def command_line(parser, run, argv) -> int:
         return 130
 
 
+def check_batch(args) -> None:
+    """Raises ValueError for options that mean nothing for one prompt, or for several."""
+    if args.prompts_file is None and args.batch is not None:
+        raise ValueError("--batch is for several prompts: it needs --prompts-file")
+    for name in ("logprobs", "echo", "draft"):
+        if args.prompts_file is not None and getattr(args, name):
+            raise ValueError(f"--{name} is for one prompt, not for --prompts-file")
+
+
 def run(args, how: Sampling, say) -> int:
     """Load, generate, report."""
     sys.stdout.reconfigure(encoding="utf-8")
+    if args.prompts_file is not None:
+        return run_batch(args, how, say)
     prompt = read_prompt(args)
     llm, load_seconds = open_model(args)
-    seed = secrets.randbits(32) if args.seed is None else args.seed
-    if args.chat or args.system is not None:
-        system = [] if args.system is None else [{"role": "system", "content": args.system}]
-        prompt_ids = encode_chat(llm.tokenizer, [*system, {"role": "user", "content": prompt}])
-    else:
-        prompt_ids = llm.encode_prompt(prompt)
-        if llm.tokenizer.chat_template is not None:
-            say("note: the prompt is continued, not answered; with --chat this model answers it")
-    max_tokens = args.max_tokens or llm.context_length
+    (prompt_ids,), options = what_to_do(args, how, say, llm, [prompt])
     clock = Clock()
-    tokens = clock.watch(llm.tokens(prompt_ids, max_tokens=max_tokens, how=how, seed=seed, ignore_eos=args.ignore_eos))
-    if how.temperature > 0:
-        say(f"seed {seed}")
+    tokens = clock.watch(llm.tokens(prompt_ids, draft=args.draft, **options))
+    say_how(say, llm, how, options["seed"])
     if args.logprobs:
         tokens = report_logprobs(tokens, llm, args.logprobs)
     if args.echo:
@@ -81,7 +92,7 @@ def run(args, how: Sampling, say) -> int:
     try:
         for piece in until_stop(llm.text(tokens), args.stop):
             print(piece, end="", flush=True)
-        end = clock.end or "stop string"
+        end = clock.end or STOP_STRING
     except KeyboardInterrupt:
         end, status = "interrupted", 130
     if sys.stdout.isatty():
@@ -90,27 +101,87 @@ def run(args, how: Sampling, say) -> int:
     return status
 
 
+def run_batch(args, how: Sampling, say) -> int:
+    """Load, generate all texts together, report."""
+    prompts = read_prompts(args.prompts_file)
+    llm, load_seconds = open_model(args)
+    prompts_ids, options = what_to_do(args, how, say, llm, prompts)
+    begin = time.perf_counter()
+    texts = llm.texts(prompts_ids, batch=args.batch or BATCH, stop=args.stop, **options)
+    say_how(say, llm, how, options["seed"])
+    n_texts, n_tokens, status, end = 0, 0, 0, ""
+    try:
+        for text in texts:
+            print(json.dumps(text.text, ensure_ascii=False), flush=True)
+            n_texts, n_tokens = n_texts + 1, n_tokens + text.n_tokens
+    except KeyboardInterrupt:
+        status, end = 130, " | interrupted"
+    seconds = time.perf_counter() - begin
+    say(
+        f"load {load_seconds:.2f} s | {len(prompts)} prompts of {sum(map(len, prompts_ids))} tokens | {n_texts} texts"
+        f" of {n_tokens} tokens, all in {seconds:.2f} s ({n_tokens / seconds:.1f} tokens/s){end}"
+    )
+    return status
+
+
+def say_how(say, llm, how, seed) -> None:
+    """Say what was chosen for the user: how weights are held, and the seed."""
+    if how.temperature > 0:
+        say(f"seed {seed}")
+    say(f"weights: {llm.held}")
+
+
+def what_to_do(args, how, say, llm, prompts):
+    """The ids of each prompt, put into the chat template if that is wanted, and the options all texts share."""
+    if args.chat or args.system is not None:
+        system = [] if args.system is None else [{"role": "system", "content": args.system}]
+        ids = [encode_chat(llm.tokenizer, [*system, {"role": "user", "content": prompt}]) for prompt in prompts]
+    else:
+        ids = [llm.encode_prompt(prompt) for prompt in prompts]
+        if llm.tokenizer.chat_template is not None:
+            say("note: the prompt is continued, not answered; with --chat this model answers it")
+    seed = secrets.randbits(32) if args.seed is None else args.seed
+    max_tokens = args.max_tokens or llm.context_length
+    return ids, {"max_tokens": max_tokens, "how": how, "seed": seed, "ignore_eos": args.ignore_eos}
+
+
 def open_model(args) -> tuple[LLM, float]:
     """The model that was asked for, and the seconds it took to load."""
     path = args.model or the_one_model()
     begin = time.perf_counter()
-    llm = load(path, weights=args.weights, context_length=args.context, progress=not args.quiet)
+    options = {"weights": args.weights, "context_length": args.context, "threads": args.threads}
+    llm = load(path, progress=not args.quiet, **options)
     return llm, time.perf_counter() - begin
 
 
 def read_prompt(args) -> str:
-    """The prompt that was asked for; one line end at the very end of standard input or of a file is not part of it."""
+    """The prompt that was asked for."""
     if args.prompt_file is None and args.prompt != "-":
-        where, data = "--prompt", os.fsencode(args.prompt)
-    elif args.prompt_file is None:
-        where, data = "standard input", sys.stdin.buffer.read()
-    else:
-        where, data = args.prompt_file, Path(args.prompt_file).read_bytes()
+        return decoded("--prompt", os.fsencode(args.prompt))
+    return read_text(args.prompt_file or "-")
+
+
+def read_prompts(path) -> list[str]:
+    """The prompts of a file, one a line."""
+    prompts = re.split(r"\r?\n", read_text(path))
+    for n, prompt in enumerate(prompts, 1):
+        if not prompt:
+            raise ValueError(f"{path}: line {n} is empty; write one prompt on each line")
+    return prompts
+
+
+def read_text(path) -> str:
+    """The text of a file, or of standard input (-); one line end at its very end is not part of it."""
+    where, data = ("standard input", sys.stdin.buffer.read()) if path == "-" else (path, Path(path).read_bytes())
+    return re.sub(r"\r?\n\Z", "", decoded(where, data))
+
+
+def decoded(where, data) -> str:
+    """The text of bytes in UTF-8; `where` they come from is for the error."""
     try:
-        text = data.decode("utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{where}: byte {error.start} is not UTF-8; convert the prompt to UTF-8") from None
-    return text if where == "--prompt" else re.sub(r"\r?\n\Z", "", text)
 
 
 def the_one_model() -> Path:
@@ -181,6 +252,14 @@ def _whole(least):
     return parse
 
 
+def draft_tokens(text: str) -> int:
+    """An argument type: lookup:N, or lookup for lookup:DRAFT."""
+    kind, colon, n = text.partition(":")
+    if kind != "lookup" or (colon and not (n.isdecimal() and int(n))):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither lookup nor lookup:N for a whole number N of 1 or more")
+    return int(n) if colon else DRAFT
+
+
 OPTIONS = [  # flag, its value, its type, its default, what it does
     ("--max-tokens", "N", _whole(1), None, "stop after N tokens; else the text's own end or a full context does"),
     ("--temperature", "T", float, 0.8, "0 always takes the most likely token (%(default)s)"),
@@ -190,6 +269,11 @@ OPTIONS = [  # flag, its value, its type, its default, what it does
     ("--repeat-penalty", "R", float, 1.0, "make the last 64 tokens less likely; 1 is off (%(default)s)"),
     ("--seed", "S", _whole(0), None, "the same seed gives the same text; else a new one is taken, and told"),
     ("--context", "N", _whole(1), None, "tokens of prompt and text together; else as many as the model was trained on"),
+    (
+        *("--draft", "lookup:N", draft_tokens, None),
+        f"guess up to N tokens ahead where the text repeats itself: the same text, sooner (lookup is lookup:{DRAFT})",
+    ),
+    ("--threads", "N", _whole(1), None, "compute with N threads; else one for each core"),
     ("--logprobs", "N", _whole(1), None, "tell each token's log-probability, and the N best, on standard error"),
 ]
 SWITCHES = [
@@ -208,6 +292,8 @@ def _parser():
     prompt = parser.add_mutually_exclusive_group(required=True)
     prompt.add_argument("--prompt", metavar="P", help="the text to continue; - reads it from standard input")
     prompt.add_argument("--prompt-file", metavar="F", help="a file (UTF-8) with the text to continue")
+    prompt.add_argument("--prompts-file", metavar="F", help="a file (UTF-8) with a text to continue on each line")
+    parser.add_argument("--batch", metavar="N", type=_whole(1), help=f"prompts of --prompts-file at a time ({BATCH})")
     return parser
 
 

@@ -8,44 +8,46 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .batching import Whole, write_together
 from .cache import KVCache
 from .chat import encode_chat
 from .config import Config, read_config
+from .drafting import FIRST, SHORTEST, lookup, next_draft
 from .errors import ContextOverflow, ModelFileError
-from .linear import available_memory, expanding
+from .holding import WAYS, filling
 from .loader import read_gguf
+from .machine import VARIABLES, available_memory, keep_freed_memory, use_threads
 from .model import forward, prefill, unembed
-from .sampling import Sampling, sample
+from .sampling import Sampling
 from .tokenizer import Tokenizer
-from .weights import Weights, map_weights
+from .weights import Weights, choose, map_weights
+from .writing import CONTEXT_FULL, END_OF_TEXT, Token, Writer, until_stop
 
-WEIGHTS = ("auto", "float32")  # the ways to hold weights; auto is float32 so far (int8 and mapped: issue 5)
-
-END_OF_TEXT, MAX_TOKENS, CONTEXT_FULL = "end of text", "max tokens reached", "context full"
-
-
-@dataclass(frozen=True)
-class Token:
-    """One step of generation."""
-
-    id: int
-    logits: np.ndarray  # (V,) as the model gave them, before any filter
-    end: str | None = None  # on the last token: END_OF_TEXT (the token itself says so and has no text), MAX_TOKENS, ...
+WEIGHTS = ("auto", *WAYS)  # the ways to hold weights; auto takes the first that fits into memory
 
 
-def load(path, *, weights: str = "auto", context_length: int | None = None, progress: bool = False) -> "LLM":
+def load(
+    path,
+    *,
+    weights: str = "auto",
+    context_length: int | None = None,
+    progress: bool = False,
+    threads: int | None = None,
+) -> "LLM":
     """Open a GGUF file and make it ready to run.
 
-    weights         how matrices are held, one of WEIGHTS
+    weights         how matrices are held, one of WEIGHTS; linear.py tells them apart
     context_length  tokens of prompt and text together; by default as many as the model was trained on
     progress        show a bar while weights are expanded, if standard error is a terminal and it takes a second
+    threads         how many to compute with, in this process and from now on; by default one a core
 
     Raises ModelFileError and UnsupportedModel, and MemoryError for a model that does not fit.
     """
     if weights not in WEIGHTS:
         raise ValueError(f"weights is {weights!r}; it must be one of {', '.join(WEIGHTS)}")
-    if context_length is not None and context_length < 1:
-        raise ValueError(f"context_length is {context_length}; it must be 1 or more")
+    for name, value in (("context_length", context_length), ("threads", threads)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}; it must be 1 or more")
     file = read_gguf(path)
     if not file.tensors:
         raise ModelFileError(f"{file.path}: holds a vocabulary and no tensors; llmcore.load_tokenizer opens it")
@@ -60,23 +62,21 @@ def load(path, *, weights: str = "auto", context_length: int | None = None, prog
             f"a context of {context_length} tokens is more than the {config.context_length} this model was trained on",
             stacklevel=2,
         )
-    mapped, jobs = map_weights(file, config, context_length)
-    _check_memory(file.path, jobs)
-    with _progress_bar(progress, jobs) as report, expanding(jobs, report):
+    if not use_threads(threads) and threads is not None:
+        warnings.warn(
+            f"NumPy's BLAS here cannot be told to use {threads} threads; set {VARIABLES[0]} before Python starts",
+            stacklevel=2,
+        )
+    keep_freed_memory()
+    how, why = choose(file, weights, available_memory())
+    mapped, jobs = map_weights(file, config, context_length, how)
+    with _progress_bar(progress, jobs) as report, filling(jobs, report):
         tokenizer = Tokenizer.from_metadata(file.metadata, file.path)  # made while threads expand the weights
         if tokenizer.vocab_size != config.vocab_size:
             raise ModelFileError(
                 f"{file.path}: the tokenizer has {tokenizer.vocab_size} tokens, but the model {config.vocab_size}"
             )
-    return LLM(config, tokenizer, mapped, context_length)
-
-
-def _check_memory(path, jobs):
-    """Refuse a model that does not fit, or the system would end some process, ours or another."""
-    needed, available = sum(weight_IO.nbytes for _, weight_IO in jobs), available_memory()
-    if available is not None and needed > available:
-        needed, available = f"{needed / 1e9:.1f} GB in float32", f"{available / 1e9:.1f} GB"
-        raise MemoryError(f"{path}: takes {needed}, and {available} are free; take a smaller model")
+    return LLM(config, tokenizer, mapped, context_length, why)
 
 
 def load_tokenizer(path) -> Tokenizer:
@@ -93,6 +93,7 @@ class LLM:
     tokenizer: Tokenizer
     weights: Weights
     context_length: int
+    held: str = ""  # how the weights are held, and why, in words
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """The logits after every token of a text; (T,) -> float32 (T, V)."""
@@ -116,16 +117,44 @@ class LLM:
         seed: int | None = None,
         stop: str | Sequence[str] = (),
         ignore_eos: bool = False,
+        draft: int | None = None,
     ) -> Iterator[str]:
         """Continue a prompt (text or token ids); yields the text in pieces, as soon as each is certain.
 
         Ends at the model's end of text (unless ignore_eos), before a stop string, after max_tokens, or when the context
-        is full, of which it warns. Raises ContextOverflow if the prompt alone is too long, ValueError for a value out
-        of range.
+        is full, of which it warns. With `draft`, at most so many tokens are guessed ahead where the text repeats
+        itself: the same text, sooner. Raises ContextOverflow if the prompt alone is too long, ValueError for a value
+        out of range.
         """
         how = Sampling(temperature, top_k, top_p, min_p, repeat_penalty)
-        tokens = self.tokens(prompt, max_tokens=max_tokens, how=how, seed=seed, ignore_eos=ignore_eos)
+        tokens = self.tokens(prompt, max_tokens=max_tokens, how=how, seed=seed, ignore_eos=ignore_eos, draft=draft)
         return until_stop(self.text(_warn_of_full_context(tokens, self.context_length)), stop)
+
+    def generate_batch(
+        self,
+        prompts: Iterable[str | Sequence[int]],
+        *,
+        batch: int = 8,
+        max_tokens: int,
+        temperature: float = 0.8,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        repeat_penalty: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        ignore_eos: bool = False,
+    ) -> Iterator[str]:
+        """Continue several prompts, `batch` at a time; yields whole texts in the order of the prompts.
+
+        Each is the text that `generate` gives for the prompt alone (and the same seed), since logits differ by rounding
+        only; together they take a fraction of the time. Raises what `generate` raises, before anything runs.
+        """
+        how = Sampling(temperature, top_k, top_p, min_p, repeat_penalty)
+        texts = self.texts(
+            prompts, batch=batch, max_tokens=max_tokens, how=how, seed=seed, stop=stop, ignore_eos=ignore_eos
+        )
+        return (whole.text for whole in texts)
 
     def chat(self, messages: list[dict], **options) -> Iterator[str]:
         """Answer a conversation, messages like {"role": "user", "content": "Hello"}; the options are `generate`'s.
@@ -133,6 +162,30 @@ class LLM:
         Raises what `generate` raises, and what `chat.encode_chat` does.
         """
         return self.generate(encode_chat(self.tokenizer, messages), **options)
+
+    def texts(
+        self,
+        prompts: Iterable[str | Sequence[int]],
+        *,
+        batch: int,
+        max_tokens: int,
+        how: Sampling,
+        seed: int | None,
+        stop: str | Sequence[str] = (),
+        ignore_eos: bool = False,
+    ) -> Iterator[Whole]:
+        """What `generate_batch` is made of: each text with the tokens it consists of, and why it ended."""
+        if batch < 1:
+            raise ValueError(f"batch is {batch}; it must be 1 or more")
+        until_stop((), stop)  # refuses an empty one
+        texts = []
+        for n, prompt in enumerate(prompts, 1):
+            try:
+                writer = self._writer(prompt, max_tokens, how, seed, ignore_eos)
+            except ValueError as error:
+                raise type(error)(f"prompt {n}: {error}") from None
+            texts.append(Whole(writer, self.tokenizer, stop))
+        return _warn_of_full_context(write_together(self.weights, self.config, texts, batch), self.context_length)
 
     def tokens(
         self,
@@ -142,43 +195,50 @@ class LLM:
         how: Sampling,
         seed: int | None,
         ignore_eos: bool = False,
+        draft: int | None = None,
         cache: KVCache | None = None,
     ) -> Iterator[Token]:
         """What `generate` is made of: each token chosen, with its logits; the last one says why it is the last.
 
         A caller may bring a `cache` that holds the first tokens of the prompt, not all: only the rest is processed.
-        Afterwards it holds the prompt and every token but the last.
+        After each token it holds the prompt and every token but that one.
         """
-        ids_T = self._checked(self.encode_prompt(prompt) if isinstance(prompt, str) else prompt)
+        writer = self._writer(prompt, max_tokens, how, seed, ignore_eos)
         cache = KVCache(self.config) if cache is None else cache
-        if cache.length >= len(ids_T):
-            raise ValueError(f"the cache holds {cache.length} tokens, which leaves none of the {len(ids_T)} to process")
-        if max_tokens < 1:
-            raise ValueError(f"max_tokens is {max_tokens}; it must be 1 or more")
-        if seed is not None and seed < 0:
-            raise ValueError(f"seed is {seed}; it must be 0 or more")
-        return self._tokens(ids_T, max_tokens, how, np.random.default_rng(seed), ignore_eos, cache)
+        if cache.length >= writer.n_prompt:
+            raise ValueError(
+                f"the cache holds {cache.length} tokens, which leaves none of the {writer.n_prompt} to process"
+            )
+        if draft is not None and draft < 1:
+            raise ValueError(f"draft is {draft}; it must be 1 or more, or None for no drafts")
+        return self._tokens(writer, cache, draft or 0)
 
-    def _tokens(self, prompt_T, max_tokens, how, rng, ignore_eos, cache):
-        for x_TD in prefill(self.weights, self.config, prompt_T[cache.length :], cache):
-            last_1D = x_TD[-1:]
-        ids = prompt_T.tolist()
+    def _writer(self, prompt, max_tokens, how, seed, ignore_eos):
+        ids_T = self._checked(self.encode_prompt(prompt) if isinstance(prompt, str) else prompt)
+        end_ids = () if ignore_eos else self.tokenizer.eog_ids
+        return Writer(
+            ids_T.tolist(), how, seed, max_tokens=max_tokens, context_length=self.context_length, end_ids=end_ids
+        )
+
+    def _tokens(self, writer, cache, n_draft):
+        ids, draft, n_match, n_next = writer.ids, [], SHORTEST, min(FIRST, n_draft)
+        for x_TD in prefill(self.weights, self.config, np.array(ids[cache.length :]), cache):
+            last_TD = x_TD[-1:]
         while True:
-            logits_V = unembed(self.weights, self.config, last_1D)[0]
-            token_id = sample(logits_V, ids, how, rng)
-            ids.append(token_id)
-            end = self._end(ids, len(ids) - len(prompt_T) == max_tokens, ignore_eos)
-            yield Token(token_id, logits_V, end)
-            if end:
-                return
-            last_1D = forward(self.weights, self.config, np.array([token_id]), cache)
-
-    def _end(self, ids, is_last_asked_for, ignore_eos):
-        if ids[-1] in self.tokenizer.eog_ids and not ignore_eos:
-            return END_OF_TEXT
-        if is_last_asked_for:
-            return MAX_TOKENS
-        return CONTEXT_FULL if len(ids) > self.context_length else None
+            n_before = len(ids)
+            for logits_V, guess in zip(unembed(self.weights, self.config, last_TD), [*draft, None], strict=True):
+                token = writer.choose(logits_V)
+                yield token
+                if token.end:
+                    return
+                if token.id != guess:
+                    break
+                cache.commit(1)  # the guess was right, and its row is in the cache
+            if draft:
+                n_match, n_next = next_draft(n_match, len(draft), len(ids) - n_before, n_draft)
+            draft = lookup(np.asarray(ids), min(n_next, writer.n_left - 1), n_match) if n_draft else []
+            last_TD = forward(self.weights, self.config, np.array([ids[-1], *draft]), cache)
+            cache.truncate(cache.length - len(draft))  # the rows of guesses wait for their tokens
 
     def text(self, tokens: Iterable[Token]) -> Iterator[str]:
         """The text of tokens, piece by piece. A character may span tokens: its bytes wait until it is whole."""
@@ -212,41 +272,8 @@ class LLM:
         return ids_T
 
 
-def until_stop(pieces: Iterable[str], stop: str | Sequence[str] = ()) -> Iterator[str]:
-    """The text up to the stop string that is complete first; however it is cut into pieces, the result is the same.
-
-    What may be the beginning of a stop string is held back until that is decided.
-    """
-    stops = [stop] if isinstance(stop, str) else list(stop)
-    if not all(stops):
-        raise ValueError("a stop string is empty: it would stop before the first character")
-    return _until_stop(pieces, stops)
-
-
-def _until_stop(pieces, stops):
-    held = ""
-    for piece in pieces:
-        held += piece
-        found = [(at + len(stop), at) for stop in stops if (at := held.find(stop)) >= 0]
-        if found:
-            _, start = min(found)
-            if start:
-                yield held[:start]
-            return
-        certain = len(held) - max((overlap(held, stop) for stop in stops), default=0)
-        if certain:
-            yield held[:certain]
-            held = held[certain:]
-    if held:
-        yield held
-
-
-def overlap(text, stop):
-    """The length of the longest end of `text` with which `stop` begins."""
-    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
-
-
 def _warn_of_full_context(tokens, context_length):
+    """The same tokens, or whole texts; warns of one that ends because the context is full."""
     for token in tokens:
         yield token
         if token.end == CONTEXT_FULL:
@@ -255,13 +282,13 @@ def _warn_of_full_context(tokens, context_length):
 
 @contextmanager
 def _progress_bar(wanted, jobs):
-    """The function that `expanding` reports bytes to: the update of a tqdm bar, or None."""
+    """The function that `filling` reports bytes to: the update of a tqdm bar, or None."""
     if not wanted:
         yield None
         return
     from tqdm import tqdm  # here, because to import it takes 0.05 s
 
-    total = sum(tensor.nbytes for tensor, _ in jobs)
+    total = sum(job.data.nbytes for job in jobs)
     # disable=None: only on a terminal; delay: only for what takes longer than a second
     with tqdm(desc="loading", total=total, unit="B", unit_scale=True, delay=1, disable=None, leave=False) as bar:
         yield bar.update

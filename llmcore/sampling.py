@@ -4,6 +4,7 @@ The candidates are a pair of arrays, ids and logits, that each filter shortens. 
 penalty, top-k, top-p, min-p, temperature, draw.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +36,7 @@ class Sampling:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be {want}")
 
 
-def sample(logits_V: np.ndarray, recent_ids: list[int], how: Sampling, rng: np.random.Generator) -> int:
+def sample(logits_V: np.ndarray, recent_ids: Sequence[int], how: Sampling, rng: np.random.Generator) -> int:
     """Choose the next token from its logits (V,); `recent_ids` are the tokens before it, for the repeat penalty."""
     if how.repeat_penalty != 1:
         logits_V = penalize_repeats(logits_V, recent_ids[-REPEAT_WINDOW:], how.repeat_penalty)
@@ -44,6 +45,9 @@ def sample(logits_V: np.ndarray, recent_ids: list[int], how: Sampling, rng: np.r
     ids, logits = keep_top_k(np.arange(len(logits_V)), logits_V, how.top_k)
     ids, logits = keep_top_p(ids, logits, how.top_p)
     ids, logits = keep_min_p(ids, logits, how.min_p)
+    # In the order of ids: of logits that differ by rounding alone either may be the larger, and the draw must not care.
+    order = np.argsort(ids)
+    ids, logits = ids[order], logits[order]
     return int(rng.choice(ids, p=softmax(logits.astype(np.float64) / how.temperature)))
 
 

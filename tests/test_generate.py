@@ -1,5 +1,6 @@
 """The command line as a user meets it: what goes where, and with which exit status."""
 
+import json
 import os
 import re
 import signal
@@ -15,6 +16,8 @@ from llmcore import generate
 
 MODEL = str(tiny_llama())
 GREEDY = ("--model", MODEL, "--temperature", "0", "--max-tokens", "12", "--ignore-eos")
+
+HELD = r"weights: float32, 0\.0 GB: \d+\.\d GB of memory are free\n"
 
 
 def run(*arguments, stdin=None, cwd=ROOT):
@@ -34,7 +37,15 @@ def text():
 def test_only_the_text_goes_to_standard_output(text):
     status, out, err = run(*GREEDY, "--prompt", "hello")
     assert (status, out) == (0, text)
-    assert re.fullmatch(r"load \S+ s \| prompt \d+ tokens in .* \| text 12 tokens in .* \| max tokens reached\n", err)
+    timings = r"load \S+ s \| prompt \d+ tokens in .* \| text 12 tokens in .* \| max tokens reached\n"
+    assert re.fullmatch(HELD + timings, err)
+
+
+@pytest.mark.parametrize("how", ["int8", "mapped"])
+def test_weights_may_be_held_in_other_ways_by_other_numbers_of_threads(text, how):
+    status, out, err = run(*GREEDY, "--prompt", "hello", "--weights", how, "--threads", "1")
+    assert (status, out) == (0, text)
+    assert err.startswith(f"weights: {how}, 0.0 GB: ")
 
 
 def test_quiet_says_nothing_else(text):
@@ -58,10 +69,46 @@ def test_only_one_line_end_is_taken_off():
     assert not more.startswith("hello\n\n")
 
 
+@pytest.mark.parametrize("draft", ["lookup", "lookup:3"])
+def test_drafts_change_nothing(text, draft):
+    assert run(*GREEDY, "--prompt", "hello", "--draft", draft)[:2] == (0, text)
+
+
+@pytest.mark.parametrize("more", [(), ("--batch", "2"), ("--stop", "e"), ("--temperature", "2", "--seed", "7")])
+def test_each_line_of_a_prompts_file_is_answered_by_a_line(more, tmp_path):
+    prompts = ["hello", "żółw, łąka", "a", " b ", "hello"]
+    (tmp_path / "prompts.txt").write_bytes("\r\n".join(prompts).encode() + b"\n")
+    status, out, err = run(*GREEDY, "--prompts-file", str(tmp_path / "prompts.txt"), *more)
+    alone = [run(*GREEDY, "--prompt", prompt, *(more if more[:1] != ("--batch",) else ()))[1] for prompt in prompts]
+    assert status == 0
+    assert [json.loads(line) for line in out.splitlines()] == alone
+    timings = r"load \S+ s \| 5 prompts of \d+ tokens \| 5 texts of \d+ tokens, all in \S+ s \(\S+ tokens/s\)\n"
+    assert re.fullmatch("(seed 7\n)?" + HELD + timings, err)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"a\n\nb\n", "line 2 is empty"),
+        (b"a\n\n", "line 2 is empty"),
+        (b"", "line 1 is empty"),
+        (b"a\ncaf\xe9\n", "byte 5 is not UTF-8"),
+        (b"a\n" + b"x" * 600, "prompt 2: the prompt has 602 tokens and the context holds 512"),
+    ],
+    ids=["between", "at the end", "alone", "not UTF-8", "too long"],
+)
+def test_a_bad_prompts_file_is_one_line_and_status_1(data, words, tmp_path):
+    (tmp_path / "prompts.txt").write_bytes(data)
+    status, out, err = run("--model", MODEL, "--prompts-file", str(tmp_path / "prompts.txt"))
+    assert (status, out) == (1, "")
+    assert words in err
+    assert err.count("\n") == 1
+
+
 def test_the_seed_is_told_and_repeats_the_text():
     hot = ("--model", MODEL, "--prompt", "hello", "--max-tokens", "12", "--temperature", "2", "--top-k", "0")
     _, out, err = run(*hot)
-    seed = re.match(r"seed (\d+)\n", err)[1]
+    seed = re.match(r"seed (\d+)\n" + HELD, err)[1]
     assert run(*hot, "--seed", seed)[1] == out
 
 
@@ -95,6 +142,7 @@ def test_logprobs_are_those_of_the_logits():
         (["--model", MODEL, "--prompt", "x" * 600], "prompt has 602 tokens and the context holds 512"),
         (["--model", MODEL, "--prompt", "hello", "--context", "3"], "the context holds 3"),
         (["--model", MODEL, "--prompt-file", "nowhere.txt"], "nowhere.txt"),
+        (["--model", MODEL, "--prompts-file", "nowhere.txt"], "nowhere.txt"),
         (["--model", MODEL, "--prompt", b"caf\xe9"], "--prompt: byte 3 is not UTF-8"),
     ],
     ids=lambda value: str(value)[-30:],
@@ -117,7 +165,16 @@ def test_a_bad_file_or_prompt_is_one_line_and_status_1(arguments, words):
         (["--prompt", "x", "--top-p", "1.5"], "top_p is 1.5"),
         (["--prompt", "x", "--temperature", "nan"], "temperature is nan"),
         (["--prompt", "x", "--weights", "int4"], "int4"),
+        (["--prompt", "x", "--threads", "0"], "'0' is not a whole number of 1 or more"),
         (["--prompt", "x", "--stop", ""], "stop string is empty"),
+        (["--prompt", "x", "--batch", "2"], "--batch is for several prompts: it needs --prompts-file"),
+        (["--prompts-file", "x", "--echo"], "--echo is for one prompt"),
+        (["--prompts-file", "x", "--logprobs", "1"], "--logprobs is for one prompt"),
+        (["--prompts-file", "x", "--draft", "lookup"], "--draft is for one prompt"),
+        (["--prompts-file", "x", "--batch", "0"], "'0' is not a whole number of 1 or more"),
+        (["--prompts-file", "x", "--prompt", "y"], "not allowed with"),
+        (["--prompt", "x", "--draft", "oracle"], "'oracle' is neither lookup nor lookup:N"),
+        (["--prompt", "x", "--draft", "lookup:0"], "'lookup:0' is neither lookup nor lookup:N"),
         (["--prompt", "x", "--seed", "-1"], "'-1' is not a whole number of 0 or more"),
     ],
     ids=lambda value: str(value)[:40],
@@ -164,7 +221,7 @@ def test_a_reader_that_leaves_is_no_error():
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
         process.stdout.close()
         assert process.wait(timeout=30) == 0
-        assert process.stderr.read() == b""
+        assert re.fullmatch(HELD, process.stderr.read().decode())
 
 
 def test_text_streams(tmp_path):

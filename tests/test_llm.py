@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import llmcore
-from llmcore.llm import CONTEXT_FULL, END_OF_TEXT, LLM, MAX_TOKENS, Token, until_stop
+from llmcore.llm import LLM
 from llmcore.sampling import Sampling
+from llmcore.writing import CONTEXT_FULL, END_OF_TEXT, MAX_TOKENS, Token, until_stop
 
 GREEDY = Sampling(temperature=0)
 
@@ -158,12 +159,15 @@ def test_load_refuses_what_it_cannot_do(llama_path):
         llmcore.load(llama_path, weights="int4")
     with pytest.raises(ValueError, match="context_length is 0"):
         llmcore.load(llama_path, context_length=0)
+    with pytest.raises(ValueError, match="threads is 0; it must be 1 or more"):
+        llmcore.load(llama_path, threads=0)
 
 
 def test_a_model_that_does_not_fit_is_refused_before_memory_is_taken(llama_path, monkeypatch):
     monkeypatch.setattr("llmcore.llm.available_memory", lambda: 100_000)
-    with pytest.raises(MemoryError, match=r"takes 0\.0 GB in float32"):
-        llmcore.load(llama_path)
+    monkeypatch.setattr("llmcore.llm.map_weights", None)
+    with pytest.raises(MemoryError, match=r"takes 0\.0 GB as float32, and 0\.0 GB of memory are free"):
+        llmcore.load(llama_path, weights="float32")
 
 
 def test_a_prompt_has_one_bos_even_if_it_brings_its_own(llama):

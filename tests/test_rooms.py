@@ -8,10 +8,12 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "llmcore"
 ORDER = [
-    *("errors", "loader", "listing", "quants", "config", "linear", "weights", "splits", "tokenizer", "chat", "ops"),
-    *("cache", "attention", "ffn", "model", "sampling", "llm", "generate", "conversation"),
+    *("errors", "machine", "loader", "listing", "quants", "config", "linear", "holding", "weights", "splits"),
+    *("tokenizer", "chat", "ops", "cache", "attention", "ffn", "model", "sampling", "drafting", "writing"),
+    *("batching", "llm", "generate", "conversation"),
 ]
-OPTIONAL = {"chat": {"jinja2"}}  # room -> what it imports when it is needed, and says how to install
+# room -> what it imports when it is needed: for chat it says how to install it, machine does without
+OPTIONAL = {"chat": {"jinja2"}, "machine": {"threadpoolctl"}}
 CORE = {"numpy", "gguf", "sentencepiece", "tqdm"}
 PROGRAMS = {("loader", "listing"), ("chat", "conversation")}  # `python -m llmcore.loader` starts listing
 

@@ -89,3 +89,13 @@ def test_values_out_of_range_are_refused_by_name(wrong):
     (name,) = wrong
     with pytest.raises(ValueError, match=f"^{name} is "):
         Sampling(**wrong)
+
+
+def test_rounding_does_not_change_the_draw():
+    """Logits that differ by rounding alone give the same tokens, though it changes their order."""
+    logits_V = np.float32([1, 1, 1, 2, 2])
+    rounded_V = logits_V + np.float32([0, 1e-6, 2e-6, 0, 1e-6])
+    how = Sampling(temperature=1, top_k=0, top_p=1, min_p=0)
+    for seed in range(100):
+        drawn = [sample(x_V, [], how, np.random.default_rng(seed)) for x_V in (logits_V, rounded_V)]
+        assert drawn[0] == drawn[1]

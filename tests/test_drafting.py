@@ -1,0 +1,211 @@
+"""Guessed tokens: where the guesses come from, and that they change nothing but the speed."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import make, real_model
+from hypothesis import given
+from hypothesis import strategies as st
+from make_tiny_model import FAMILIES
+from test_model import REAL
+
+import llmcore
+from llmcore.cache import KVCache
+from llmcore.drafting import DRAFT, FIRST, LONGEST, SHORTEST, lookup, next_draft
+from llmcore.llm import LLM
+from llmcore.sampling import Sampling
+from llmcore.writing import CONTEXT_FULL, END_OF_TEXT, MAX_TOKENS
+
+GREEDY, HOT = Sampling(temperature=0), Sampling(temperature=1.5, top_k=0, top_p=1, min_p=0, repeat_penalty=1.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "n_most", "draft"),
+    [
+        ("abcdXabc", 4, "dXab"),
+        ("abcdXabc", 2, "dX"),
+        ("abc1abc2abc", 1, "2"),  # the most recent occurrence ...
+        ("xabc1abc2xabc", 1, "1"),  # ... of the longest end that there is
+        ("abcabc", 5, "abcab"),  # what followed ends with the text, so it goes round
+        ("aaaa", 3, "aaa"),  # occurrences may overlap
+        ("abXab", 4, ""),  # two tokens are no match
+        ("abcdef", 4, ""),
+        ("a", 4, ""),
+    ],
+)
+def test_lookup_by_hand(text, n_most, draft):
+    assert lookup(np.frombuffer(text.encode(), np.uint8), n_most, 3) == list(draft.encode())
+
+
+def test_a_longer_match_may_be_asked_for():
+    ids_S = np.array([1, 2, 3, 4, 5, 9, 1, 2, 3, 4, 5])
+    assert lookup(ids_S, 1, 5) == [9]
+    assert lookup(ids_S, 1, 6) == []
+    assert lookup(np.array([1, 2, 9, 2]), 1, 1) == [9]
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=40), st.integers(1, 6), st.integers(1, 5))
+def test_lookup_finds_what_a_loop_finds(ids, n_most, n_match):
+    best, start = 0, None
+    for end in range(1, len(ids)):  # an earlier occurrence ends before this place
+        n = 0
+        while n < min(end, LONGEST) and ids[end - 1 - n] == ids[-1 - n]:
+            n += 1
+        if n >= max(best, n_match):
+            best, start = n, end
+    expected, longer = [], list(ids)
+    while start is not None and len(expected) < n_most:
+        expected.append(longer[start + len(expected)])
+        longer.append(expected[-1])
+    assert lookup(np.array(ids), n_most, n_match) == expected
+
+
+def test_after_drafts_that_were_not_worth_it_a_longer_match_is_needed():
+    assert (SHORTEST, LONGEST) == (6, 24)
+    needed = [6]
+    for n_written in (1, 2, 1, 1, 3, 8, 3):
+        needed.append(next_draft(needed[-1], 7, n_written, DRAFT)[0])
+    assert needed == [6, 12, 24, 24, 24, 12, 6, 6]
+
+
+def test_only_after_a_draft_that_was_right_comes_a_long_one():
+    assert (FIRST, DRAFT) == (7, 15)
+    written = [(7, 1), (7, 7), (7, 8), (15, 15), (15, 16)]  # tokens of the draft, and of its pass: one more than right
+    assert [next_draft(6, *tokens, DRAFT)[1] for tokens in written] == [7, 7, 15, 7, 15]
+    assert next_draft(6, 7, 1, 3)[1] == next_draft(6, 3, 4, 3)[1] == 3
+
+
+def run(llm, prompt, draft, **options):
+    """(ids, how the text ended, lengths of the cache after each token, rows of each pass but the prompt's)."""
+    cache, rows = KVCache(llm.config), []
+    append = cache.append
+
+    def noting(layer, *new_TKH):
+        if layer == 0:
+            rows.append(len(new_TKH[0]))
+            assert cache.length + rows[-1] <= llm.context_length
+        return append(layer, *new_TKH)
+
+    cache.append = noting
+    options = {"max_tokens": 60, "how": GREEDY, "seed": 1, "ignore_eos": True} | options
+    tokens = [(token.id, token.end, cache.length) for token in llm.tokens(prompt, draft=draft, cache=cache, **options)]
+    ids, ends, lengths = zip(*tokens, strict=True)
+    return ids, ends, lengths, rows[1:]
+
+
+@pytest.mark.parametrize("how", [GREEDY, HOT], ids=["greedy", "hot"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_text_is_that_without_drafts(family, how, tmp_path, monkeypatch):
+    """With guesses of which some are right, some are wrong in the first token and some later. Windows are 8 wide."""
+    make(family, tmp_path / "m.gguf")
+    llm = llmcore.load(tmp_path / "m.gguf")
+    *plain, passes = run(llm, [5, 6, 7], None, how=how)
+    known, n_wrong = [5, 6, 7, *plain[0]], []
+
+    def guess(ids_S, n_most, n_match):
+        draft = known[len(ids_S) : len(ids_S) + n_most]
+        at = int(np.random.default_rng(len(ids_S)).integers(8))
+        if at < len(draft):
+            draft[at] = (draft[at] + 1) % 288
+            n_wrong.append(at)
+        return draft
+
+    monkeypatch.setattr("llmcore.llm.lookup", guess)
+    *drafted, fewer = run(llm, [5, 6, 7], 5, how=how)
+    assert drafted == plain
+    assert plain[2] == tuple(range(3, 3 + 60))  # after each token the cache holds all but that
+    assert set(passes) == {1}
+    assert max(fewer) == 6
+    assert len(fewer) < 30
+    assert {0, 2, 3} <= set(n_wrong)
+
+
+@pytest.fixture
+def scripted(llama, monkeypatch):
+    """`scripted(prompt, text, ...)`: a run of a model that says that text, whatever its logits are; three tokens that
+    stood before are enough for a draft."""
+    for room in ("llm", "drafting"):
+        monkeypatch.setattr(f"llmcore.{room}.SHORTEST", 3)
+
+    def start(prompt, text, draft, context_length=512, end_ids=(), **options):
+        script = [*prompt, *text]
+        monkeypatch.setattr("llmcore.writing.sample", lambda logits_V, ids, how, rng: script[len(ids)])
+        tokenizer = SimpleNamespace(eog_ids=end_ids, token_bytes=llama.tokenizer.token_bytes)
+        llm = LLM(llama.config, tokenizer, llama.weights, context_length)
+        return run(llm, prompt, draft, ignore_eos=False, **options)
+
+    return start
+
+
+def test_a_pass_writes_the_guesses_that_are_right_and_one_token_more(scripted):
+    prompt, text = [4, 5, 6, 9, 4, 5, 8, 7, 4, 5], [6, 9, 4, 5, 6, 9, 4, 5, 100, 101, 102]
+    ids, ends, lengths, rows = scripted(prompt, text, 4, max_tokens=len(text))
+    assert list(ids) == text
+    assert ends == (None,) * 10 + (MAX_TOKENS,)
+    assert lengths == tuple(range(10, 21))
+    # 4 5 6 came before: 9 4 5 8 is guessed, 9 4 5 are right and 6 stands in the place of 8. Then 9 4 5 6 is a guess
+    # from 4 5 6: 9 4 5 again right, and 100 in the place of 6. Nothing of that came before.
+    assert rows == [5, 5, 1, 1]
+
+
+@pytest.mark.parametrize("n", range(1, 25))
+def test_ends_within_a_draft(scripted, n):
+    """The text goes round in circles of four; it ends with its n-th token, for each reason there is."""
+    circle = [5, 6, 7, 8] * 8
+    for options in ({"max_tokens": n}, {"max_tokens": 99, "context_length": 12 + n - 1}):
+        *plain, _ = scripted(circle[:12], circle, None, **options)
+        *drafted, rows = scripted(circle[:12], circle, 7, **options)
+        assert drafted == plain
+        assert plain[0] == tuple(circle[:n])
+        assert plain[1][-1] == (MAX_TOKENS if "context_length" not in options else CONTEXT_FULL)
+        assert len(rows) <= n / 8 + 1
+
+
+@pytest.mark.parametrize("n", range(20))
+def test_an_end_token_may_be_guessed(scripted, n):
+    passage, end = list(range(10, 10 + n)), 99
+    prompt = [5, 6, 7, *passage, end, 5, 6, 7]
+    *plain, _ = scripted(prompt, [*passage, end], None, end_ids={end})
+    *drafted, rows = scripted(prompt, [*passage, end], 7, end_ids={end})
+    assert drafted == plain
+    assert plain[:2] == [(*passage, end), (None,) * n + (END_OF_TEXT,)]
+    assert len(rows) == (n + 7) // 8
+
+
+def test_a_stop_string_within_a_draft(llama, monkeypatch):
+    options = {"max_tokens": 60, "temperature": 0, "ignore_eos": True}
+    text = "".join(llama.generate("hello", **options))
+    ids = llama.encode_prompt("hello")
+    ids += [token.id for token in llama.tokens(ids, max_tokens=60, how=GREEDY, seed=0, ignore_eos=True)]
+    monkeypatch.setattr("llmcore.llm.lookup", lambda ids_S, n_most, _: ids[len(ids_S) : len(ids_S) + n_most])
+    for stop in {text[at : at + 3] for at in range(0, len(text) - 3, 4)}:
+        assert "".join(llama.generate("hello", stop=stop, draft=7, **options)) == text[: text.index(stop)]
+
+
+def test_a_text_that_is_left_in_the_middle_of_a_draft_leaves_what_is_true(scripted, llama):
+    cache = KVCache(llama.config)
+    scripted([5, 6, 7, 8] * 3, [5, 6, 7, 8] * 4, None, max_tokens=1)
+    tokens = llama.tokens([5, 6, 7, 8] * 3, max_tokens=50, how=GREEDY, seed=0, draft=7, cache=cache)
+    for n in range(11):
+        next(tokens)
+        assert cache.length == 12 + n
+    tokens.close()
+    assert cache.length == 12 + 10
+
+
+@pytest.mark.parametrize("draft", [0, -1])
+def test_a_draft_of_nothing_is_refused(llama, draft):
+    with pytest.raises(ValueError, match=f"draft is {draft}; it must be 1 or more, or None"):
+        llama.generate("x", max_tokens=1, draft=draft)
+
+
+@pytest.mark.parametrize(
+    ("file", "case"),
+    [(file, case) for file in REAL for case in REAL[file]],
+    ids=lambda x: x if isinstance(x, str) else x["name"],
+)
+def test_real_models_write_the_same_with_drafts(file, case):
+    llm = real_model(file)
+    ids, *_ = run(llm, case["ids"], 15, max_tokens=48)
+    assert list(ids) == case["greedy"]
