@@ -285,7 +285,7 @@ def run(args, how: Sampling, say) -> int:
     if terminal:
         with suppress(ImportError):
             import readline  # noqa: F401  (gives `input` line editing and a history)
-    llm, load_seconds = open_model(args)
+    llm, load_seconds = open_model(args, say)
     seed = secrets.randbits(32) if args.seed is None else args.seed
 
     def dimmed(text, dim=True):

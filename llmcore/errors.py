@@ -14,3 +14,7 @@ class UnsupportedModel(ModelFileError):
 
 class ContextOverflow(ValueError):
     """The prompt does not fit into the context; the message gives both numbers."""
+
+
+class HubError(ValueError):
+    """The Hugging Face hub has no such model, refuses it or cannot be reached; the message says what to do."""

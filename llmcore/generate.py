@@ -21,6 +21,7 @@ import numpy as np
 
 from .chat import encode_chat
 from .drafting import DRAFT
+from .hub import HUB, model_file
 from .llm import LLM, WEIGHTS, load
 from .machine import restart_with_threads
 from .ops import log_softmax
@@ -79,7 +80,7 @@ def run(args, how: Sampling, say) -> int:
     if args.prompts_file is not None:
         return run_batch(args, how, say)
     prompt = read_prompt(args)
-    llm, load_seconds = open_model(args)
+    llm, load_seconds = open_model(args, say)
     (prompt_ids,), options = what_to_do(args, how, say, llm, [prompt])
     clock = Clock()
     tokens = clock.watch(llm.tokens(prompt_ids, draft=args.draft, **options))
@@ -104,7 +105,7 @@ def run(args, how: Sampling, say) -> int:
 def run_batch(args, how: Sampling, say) -> int:
     """Load, generate all texts together, report."""
     prompts = read_prompts(args.prompts_file)
-    llm, load_seconds = open_model(args)
+    llm, load_seconds = open_model(args, say)
     prompts_ids, options = what_to_do(args, how, say, llm, prompts)
     begin = time.perf_counter()
     texts = llm.texts(prompts_ids, batch=args.batch or BATCH, stop=args.stop, **options)
@@ -145,9 +146,11 @@ def what_to_do(args, how, say, llm, prompts):
     return ids, {"max_tokens": max_tokens, "how": how, "seed": seed, "ignore_eos": args.ignore_eos}
 
 
-def open_model(args) -> tuple[LLM, float]:
-    """The model that was asked for, and the seconds it took to load."""
+def open_model(args, say) -> tuple[LLM, float]:
+    """The model that was asked for, fetched if it is on the hub, and the seconds it took to load."""
     path = args.model or the_one_model()
+    if args.model and args.model.startswith(HUB):
+        path = model_file(args.model, MODELS, say, progress=not args.quiet)
     begin = time.perf_counter()
     options = {"weights": args.weights, "context_length": args.context, "threads": args.threads}
     llm = load(path, progress=not args.quiet, **options)
@@ -186,7 +189,8 @@ def decoded(where, data) -> str:
 
 def the_one_model() -> Path:
     """The model in models/, if there is just one; of a split file the first part stands for all."""
-    found = sorted(path for path in MODELS.glob("*.gguf") if "-of-" not in path.stem or "-00001-of-" in path.stem)
+    paths = [*MODELS.glob("*.gguf"), *MODELS.glob("hf/**/*.gguf")]
+    found = sorted(path for path in paths if "-of-" not in path.stem or "-00001-of-" in path.stem)
     if len(found) == 1:
         return found[0]
     if not found:
@@ -299,7 +303,9 @@ def _parser():
 
 def add_options(parser, options, switches) -> None:
     """What every command that runs a model can be told."""
-    parser.add_argument("--model", metavar="M", help="a GGUF file; else the one model in models/")
+    parser.add_argument(
+        "--model", metavar="M", help="a GGUF file, or hf:ORG/REPO[/FILE.gguf]; else the one model in models/"
+    )
     parser.add_argument("--system", metavar="S", help="the system message: how a chat model shall answer (as --chat)")
     for flag, metavar, kind, default, text in options:
         parser.add_argument(flag, metavar=metavar, type=kind, default=default, help=text)

