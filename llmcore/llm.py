@@ -43,25 +43,12 @@ def load(
 
     Raises ModelFileError and UnsupportedModel, and MemoryError for a model that does not fit.
     """
-    if weights not in WEIGHTS:
-        raise ValueError(f"weights is {weights!r}; it must be one of {', '.join(WEIGHTS)}")
-    for name, value in (("context_length", context_length), ("threads", threads)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}; it must be 1 or more")
+    _check_arguments(weights, context_length, threads)
     file = read_gguf(path)
     if not file.tensors:
         raise ModelFileError(f"{file.path}: holds a vocabulary and no tensors; llmcore.load_tokenizer opens it")
     config = read_config(file.metadata, file.path)
-    context_length = context_length or config.context_length
-    if context_length > config.context_length:
-        if config.family.positions:
-            raise ValueError(
-                f"context_length is {context_length}, but this model has {config.context_length} positions"
-            )
-        warnings.warn(
-            f"a context of {context_length} tokens is more than the {config.context_length} this model was trained on",
-            stacklevel=2,
-        )
+    context_length = _check_context(config, context_length or config.context_length)
     if not use_threads(threads) and threads is not None:
         warnings.warn(
             f"NumPy's BLAS here cannot be told to use {threads} threads; set {VARIABLES[0]} before Python starts",
@@ -77,6 +64,28 @@ def load(
                 f"{file.path}: the tokenizer has {tokenizer.vocab_size} tokens, but the model {config.vocab_size}"
             )
     return LLM(config, tokenizer, mapped, context_length, why)
+
+
+def _check_arguments(weights, context_length, threads):
+    if weights not in WEIGHTS:
+        raise ValueError(f"weights is {weights!r}; it must be one of {', '.join(WEIGHTS)}")
+    for name, value in (("context_length", context_length), ("threads", threads)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}; it must be 1 or more")
+
+
+def _check_context(config, context_length):
+    """The same length, if the model can have it; past what it was trained on with a warning."""
+    if context_length > config.context_length:
+        if config.family.positions:
+            raise ValueError(
+                f"context_length is {context_length}, but this model has {config.context_length} positions"
+            )
+        warnings.warn(
+            f"a context of {context_length} tokens is more than the {config.context_length} this model was trained on",
+            stacklevel=3,
+        )
+    return context_length
 
 
 def load_tokenizer(path) -> Tokenizer:

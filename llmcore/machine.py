@@ -131,8 +131,12 @@ class _Team:
 
 
 def use_threads(n: int | None = None) -> bool:
-    """Compute with n threads from now on, by default one a core; False if NumPy's BLAS cannot be told."""
-    n = n or physical_cores()
+    """Compute with n threads from now on; False if NumPy's BLAS cannot be told.
+
+    By default as many as the environment asks for (VARIABLES), else one a core.
+    """
+    asked = (os.environ.get(name, "") for name in VARIABLES)
+    n = n or next((int(value) for value in asked if value.isdecimal() and int(value)), None) or physical_cores()
     if _blas_setter() is None:
         return os.environ.get(VARIABLES[0]) == str(n)
     _blas_setter()(n)

@@ -112,9 +112,9 @@ class FakeHub(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data) - begin))
         self.end_headers()
         end = server.cuts.pop(0) if server.cuts else len(data)
+        request.sent = end - begin  # noted first: the client may look before this thread runs again
         self.wfile.write(data[begin:end])
         self.wfile.flush()
-        request.sent = end - begin
         if end < len(data):
             if server.stall == "file":
                 server.released.wait(20)

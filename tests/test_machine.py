@@ -274,7 +274,21 @@ def test_blas_has_the_threads_and_gets_them_back(own, monkeypatch):
     assert blas_threads() == {3}
 
 
-def test_by_default_a_thread_for_each_core():
+def test_the_environment_may_ask_for_another_number_of_threads(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    use_threads()
+    assert n_threads() == 3
+    use_threads(1)
+    assert n_threads() == 1
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "many")
+    use_threads()
+    assert n_threads() == physical_cores()
+
+
+def test_by_default_a_thread_for_each_core(monkeypatch):
+    for name in machine.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     use_threads()
     assert n_threads() == physical_cores()
 
