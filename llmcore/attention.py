@@ -121,7 +121,7 @@ def attend(q_KTGH, k_KSH, v_KSV, window=None, cap=None, sinks_N=None):
     y_KTGV = np.empty((K, T, G, v_KSV.shape[2]), np.float32)
     sinks_K1G1 = None if sinks_N is None else sinks_N.reshape(K, 1, G, 1)
 
-    def run(t):
+    def run(t):  # the queries from t on
         q_KBGH = q_KTGH[:, t : t + QUERY_BLOCK]
         B = q_KBGH.shape[1]
         stop = S - T + t + B  # the last query of the block sees the keys before this one

@@ -135,8 +135,8 @@ def use_threads(n: int | None = None) -> bool:
 
     By default as many as the environment asks for (VARIABLES), else one a core.
     """
-    asked = (os.environ.get(name, "") for name in VARIABLES)
-    n = n or next((int(value) for value in asked if value.isdecimal() and int(value)), None) or physical_cores()
+    asked = [int(value) for name in VARIABLES if (value := os.environ.get(name, "")).isdecimal()]
+    n = n or next(filter(None, asked), None) or physical_cores()
     if _blas_setter() is None:
         return os.environ.get(VARIABLES[0]) == str(n)
     _blas_setter()(n)
@@ -162,7 +162,7 @@ def each(work: Callable, items: Iterable) -> None:
             work(item)
         return
 
-    def run():
+    def run():  # in each thread, until nothing is left
         while True:
             try:
                 item = todo.popleft()

@@ -40,9 +40,8 @@ FALLBACKS = {"Q4_K": "Q5_0", "Q6_K": "Q8_0", "Q8_0": "F16", "Q5_0": "F16", "Q4_0
 KEPT = ("_norm.weight", "ffn_gate_inp.weight", "position_embd.weight", "token_types.weight")  # how their names end
 BLOCKS = {name: (weights, n_bytes) for name, weights, n_bytes in TENSOR_TYPES.values()}
 VALUE_IDS = {name: gguf.GGUFValueType(id_) for id_, (name, _) in VALUE_TYPES.items()}
-TILE = (
-    1 << 16
-)  # weights quantized at a time, a multiple of every block: the K quantizers use a dozen arrays of that size
+# Weights quantized at a time, a multiple of every block: the K quantizers use a dozen arrays of that size.
+TILE = 1 << 16
 
 
 @dataclass(frozen=True)
