@@ -1,68 +1,194 @@
 """The feed-forward half of a block: each token by itself, widened, bent, narrowed; or by a few experts of many.
 
+A layer's plan is `Dense` or `Experts`; as with mixers, its type chooses what runs.
+
 Shape key: T new tokens, D model width, F feed-forward width, E experts, U experts used for a token,
 X tokens that chose an expert.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from .config import Architecture, Experts
-from .linear import across_rows, linear
+from .errors import UnsupportedModel
+from .linear import Float32, Matrix, linear
 from .ops import ACTIVATIONS, sigmoid, softmax
-from .weights import FeedForward, Mixture
+from .threads import across_rows
+
+GATINGS = {1: "softmax", 2: "sigmoid", 3: "softmax of the chosen"}  # {arch}.expert_gating_func
 
 
-def dense_ffn(x_TD: np.ndarray, w: FeedForward, family: Architecture) -> np.ndarray:
+@dataclass(frozen=True)
+class Dense:
+    """The plan of a dense feed-forward."""
+
+    n_ff: int  # {arch}.feed_forward_length
+    activation: str  # a row of ops.ACTIVATIONS
+    gated: bool  # act(x W_gate, x W_up) W_down, or act(x W_up) W_down
+
+
+@dataclass(frozen=True)
+class Experts:
+    """The plan of a mixture of experts: how each token chooses among several feed-forwards."""
+
+    count: int  # {arch}.expert_count
+    used: int  # {arch}.expert_used_count
+    expert: Dense  # {arch}.expert_feed_forward_length
+    shared: Dense | None  # {arch}.expert_shared_feed_forward_length: the expert that all tokens use
+    shared_gate: bool  # whether it has a gate
+    gating: str  # a value of GATINGS
+    renormalize: bool  # {arch}.expert_weights_norm
+    scale: float  # {arch}.expert_weights_scale
+    groups: int  # {arch}.expert_group_count: experts stand in so many groups ...
+    groups_used: int  # {arch}.expert_group_used_count: ... of which so many are chosen from
+
+
+@dataclass(frozen=True)
+class DenseWeights:
+    """The numbers of a dense feed-forward."""
+
+    ffn_up: Matrix  # D -> 2F, ffn_gate and ffn_up as one; D -> F without a gate
+    ffn_down: Matrix  # F -> D
+
+
+@dataclass(frozen=True)
+class ExpertsWeights:
+    """The numbers of a mixture of experts; None where the plan or the file has no such part."""
+
+    ffn_gate_inp: Matrix  # D -> E, the router
+    exp_probs_b: np.ndarray | None  # (E,)
+    ffn_up_exps: list[Matrix]  # E times D -> 2F: gate and up
+    ffn_down_exps: list[Matrix]  # E times F -> D
+    shared: DenseWeights | None  # the expert that all tokens use
+    ffn_gate_inp_shexp: Matrix | None  # D -> 1, its gate
+
+
+def read(keys, family, i: int) -> Dense | Experts:
+    """The plan of layer i's feed-forward. Raises ModelFileError and UnsupportedModel."""
+    n_ff = keys.of_layer("feed_forward_length", int, i, 0, least=0)
+    if keys.get("expert_count", int, 0, least=0) and i >= keys.get("leading_dense_block_count", int, 0, least=0):
+        return read_experts(keys, family)
+    if n_ff == 0:
+        raise keys.error("feed_forward_length", "is 0 or missing")
+    return Dense(n_ff, family.activation, family.gated)
+
+
+def read_experts(keys, family) -> Experts:
+    """The plan of a mixture of experts, the same in all layers that have one."""
+    count, used = keys.get("expert_count", int), keys.get("expert_used_count", int, least=1)
+    groups = keys.get("expert_group_count", int, 1, least=0) or 1
+    groups_used = keys.get("expert_group_used_count", int, groups, least=0) or groups
+    if used > count or count % groups or groups_used > groups or used > groups_used * (count // groups):
+        raise keys.error("expert_used_count", f"is {used} of {count} in {groups_used} of {groups} groups: impossible")
+    n_ff = keys.of_layer("feed_forward_length", int, 0, 0, least=0)
+    n_ff_expert = keys.get(
+        "expert_feed_forward_length", int, n_ff // used if family.split_experts else n_ff, least=1
+    )
+    n_ff_shared = keys.get("expert_shared_count", int, 0, least=0) * n_ff_expert
+    n_ff_shared = keys.get("expert_shared_feed_forward_length", int, n_ff if family.shared_gate else n_ff_shared)
+    gating = keys.get("expert_gating_func", int, 0, least=0)
+    if gating not in (0, *GATINGS):
+        known = ", ".join(f"{number} ({meaning})" for number, meaning in GATINGS.items())
+        raise UnsupportedModel(f"{keys.path}: expert_gating_func {gating} is not supported; we have {known}")
+    return Experts(
+        count=count,
+        used=used,
+        expert=Dense(n_ff_expert, family.activation, family.gated),
+        shared=Dense(n_ff_shared, family.activation, family.gated) if n_ff_shared else None,
+        shared_gate=family.shared_gate,
+        gating=GATINGS.get(gating, family.gating),
+        renormalize=keys.get("expert_weights_norm", bool, family.renormalize),
+        scale=keys.get("expert_weights_scale", float, 0.0) or 1.0,
+        groups=groups,
+        groups_used=groups_used,
+    )
+
+
+def take(tensors, plan: Dense | Experts, d_model: int, blk: str) -> DenseWeights | ExpertsWeights:
+    """The weights of the layer whose tensors begin with `blk`."""
+    return KINDS[type(plan)][0](tensors, plan, d_model, blk)
+
+
+def take_dense(tensors, plan: Dense, d_model: int, blk: str, suffix: str = "") -> DenseWeights:
+    """The weights of a dense feed-forward, or of the expert that the names' suffix tells."""
+    up, gate = f"ffn_up{suffix}", f"ffn_gate{suffix}"
+    parts = {gate: plan.n_ff, up: plan.n_ff} if plan.gated else {up: plan.n_ff}
+    return DenseWeights(
+        ffn_up=tensors.fused(blk, up, d_model, parts),
+        ffn_down=tensors.matrix(f"{blk}ffn_down{suffix}", plan.n_ff, d_model),
+    )
+
+
+def take_experts(tensors, plan: Experts, d_model: int, blk: str) -> ExpertsWeights:
+    """The weights of a mixture of experts."""
+    E, F = plan.count, plan.expert.n_ff
+    gate = tensors.vector(blk + "ffn_gate_inp_shexp", d_model) if plan.shared and plan.shared_gate else None
+    return ExpertsWeights(
+        ffn_gate_inp=tensors.matrix(blk + "ffn_gate_inp", d_model, E),
+        exp_probs_b=tensors.vector(blk + "exp_probs_b", E, optional=True, suffix=".bias"),
+        ffn_up_exps=tensors.experts(blk, "ffn_gate_up_exps", E, d_model, {"ffn_gate_exps": F, "ffn_up_exps": F}),
+        ffn_down_exps=tensors.experts(blk, "ffn_down_exps", E, F, {"ffn_down_exps": d_model}),
+        shared=take_dense(tensors, plan.shared, d_model, blk, "_shexp") if plan.shared else None,
+        ffn_gate_inp_shexp=None if gate is None else Matrix(d_model, 1, Float32(gate[None])),
+    )
+
+
+def run(x_TD: np.ndarray, w: DenseWeights | ExpertsWeights, plan: Dense | Experts) -> np.ndarray:
+    """The feed-forward of a layer, dense or a mixture of experts; (T, D) -> (T, D)."""
+    return KINDS[type(plan)][1](x_TD, w, plan)
+
+
+def dense_ffn(x_TD: np.ndarray, w: DenseWeights, plan: Dense) -> np.ndarray:
     """act(x W_gate, x W_up) W_down, or without a gate act(x W_up) W_down; (T, D) -> (T, D)."""
-    return linear(activate(linear(x_TD, w.ffn_up), family), w.ffn_down)
+    return linear(activate(linear(x_TD, w.ffn_up), plan), w.ffn_down)
 
 
-def activate(hidden_TX: np.ndarray, family: Architecture) -> np.ndarray:
-    """act(gate, up) of a row that holds both, (T, 2F) -> (T, F); act(up) in a family without gates."""
-    act = ACTIVATIONS[family.activation]
-    if not family.gated:
+def activate(hidden_TX: np.ndarray, plan: Dense) -> np.ndarray:
+    """act(gate, up) of a row that holds both, (T, 2F) -> (T, F); act(up) where there is no gate."""
+    act = ACTIVATIONS[plan.activation]
+    if not plan.gated:
         return across_rows(act, hidden_TX)
     F = hidden_TX.shape[1] // 2
     return across_rows(act, hidden_TX[:, :F], hidden_TX[:, F:])
 
 
-def mixture_of_experts(x_TD: np.ndarray, w: Mixture, family: Architecture, experts: Experts) -> np.ndarray:
+def mixture_of_experts(x_TD: np.ndarray, w: ExpertsWeights, plan: Experts) -> np.ndarray:
     """The sum of what the chosen experts say, each times its weight; (T, D) -> (T, D). arXiv:1701.06538.
 
     Rows are grouped by expert: an expert is multiplied once for all the tokens that chose it, others not at all.
     """
-    chosen_TU, weights_TU = route(linear(x_TD, w.ffn_gate_inp), experts, w.exp_probs_b)
+    chosen_TU, weights_TU = route(linear(x_TD, w.ffn_gate_inp), plan, w.exp_probs_b)
     y_TD = np.zeros_like(x_TD)
     for e in np.unique(chosen_TU):
         rows, slots = np.nonzero(chosen_TU == e)
-        out_XD = linear(activate(linear(x_TD[rows], w.ffn_up_exps[e]), family), w.ffn_down_exps[e])
+        out_XD = linear(activate(linear(x_TD[rows], w.ffn_up_exps[e]), plan.expert), w.ffn_down_exps[e])
         y_TD[rows] += weights_TU[rows, slots][:, None] * out_XD
     if w.shared is not None:
-        shared_TD = dense_ffn(x_TD, w.shared, family)
-        y_TD += shared_TD * sigmoid(linear(x_TD, w.ffn_gate_inp_shexp)) if family.shared_gate else shared_TD
+        shared_TD = dense_ffn(x_TD, w.shared, plan.shared)
+        y_TD += shared_TD * sigmoid(linear(x_TD, w.ffn_gate_inp_shexp)) if plan.shared_gate else shared_TD
     return y_TD
 
 
-def route(logits_TE: np.ndarray, experts: Experts, exp_probs_b=None) -> tuple[np.ndarray, np.ndarray]:
+def route(logits_TE: np.ndarray, plan: Experts, exp_probs_b=None) -> tuple[np.ndarray, np.ndarray]:
     """Which experts each token uses and how much it heeds them; (T, E) -> ids (T, U), weights (T, U).
 
     The bias exp_probs_b (E,) takes part in the choice and not in the weights (DeepSeek-V3, arXiv:2412.19437).
     """
     probs_TE = logits_TE
-    if experts.gating == "softmax":
+    if plan.gating == "softmax":
         probs_TE = softmax(logits_TE)
-    elif experts.gating == "sigmoid":
+    elif plan.gating == "sigmoid":
         probs_TE = sigmoid(logits_TE)
     scores_TE = probs_TE if exp_probs_b is None else probs_TE + exp_probs_b
-    if experts.groups > 1:
-        scores_TE = keep_best_groups(scores_TE, experts.groups, experts.groups_used)
-    chosen_TU = np.argsort(-scores_TE, axis=1, kind="stable")[:, : experts.used]
+    if plan.groups > 1:
+        scores_TE = keep_best_groups(scores_TE, plan.groups, plan.groups_used)
+    chosen_TU = np.argsort(-scores_TE, axis=1, kind="stable")[:, : plan.used]
     weights_TU = np.take_along_axis(probs_TE, chosen_TU, axis=1)
-    if experts.gating == "softmax of the chosen":
+    if plan.gating == "softmax of the chosen":
         weights_TU = softmax(weights_TU)
-    if experts.renormalize:
+    if plan.renormalize:
         weights_TU = weights_TU / np.maximum(weights_TU.sum(axis=1, keepdims=True), np.float32(2**-14))
-    return chosen_TU, weights_TU * np.float32(experts.scale)
+    return chosen_TU, weights_TU * np.float32(plan.scale)
 
 
 def keep_best_groups(scores_TE, n_groups, n_used):
@@ -75,3 +201,6 @@ def keep_best_groups(scores_TE, n_groups, n_used):
         kept_TGE, best_TG[:, :, None], np.take_along_axis(groups_TGE, best_TG[:, :, None], axis=1), axis=1
     )
     return kept_TGE.reshape(scores_TE.shape)
+
+
+KINDS = {Dense: (take_dense, dense_ffn), Experts: (take_experts, mixture_of_experts)}

@@ -1,6 +1,5 @@
-"""A loaded model: text in, text out. The loop that every engine has at its heart: predict, choose, append, again."""
+"""A loaded model: `load` opens a file, `LLM` turns text into text."""
 
-import codecs
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,22 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .batching import Whole, write_together
 from .cache import KVCache
-from .chat import encode_chat
 from .config import Config, read_config
-from .drafting import FIRST, SHORTEST, lookup, next_draft
 from .errors import ContextOverflow, ModelFileError
-from .holding import WAYS, filling
 from .loader import read_gguf
-from .machine import VARIABLES, available_memory, keep_freed_memory, use_threads
-from .model import forward, prefill, unembed
+from .model import empty_cache, prefill, unembed
 from .sampling import Sampling
+from .speed.filling import filling
+from .speed.holding import WAYS, WEIGHTS, choose
+from .speed.machine import VARIABLES, available_memory, keep_freed_memory, use_threads
 from .tokenizer import Tokenizer
-from .weights import Weights, choose, map_weights
-from .writing import CONTEXT_FULL, END_OF_TEXT, Token, Writer, until_stop
-
-WEIGHTS = ("auto", *WAYS)  # the ways to hold weights; auto takes the first that fits into memory
+from .weights import Weights, map_weights
+from .writing import CONTEXT_FULL, Token, Writer, decode_tokens, no_guess, until_stop, write
 
 
 def load(
@@ -36,7 +31,7 @@ def load(
 ) -> "LLM":
     """Open a GGUF file and make it ready to run.
 
-    weights         how matrices are held, one of WEIGHTS; linear.py tells them apart
+    weights         how matrices are held, one of speed.holding.WEIGHTS
     context_length  tokens of prompt and text together; by default as many as the model was trained on
     progress        show a bar while weights are expanded, if standard error is a terminal and it takes a second
     threads         how many to compute with, in this process and from now on; by default one a core
@@ -55,8 +50,8 @@ def load(
             stacklevel=2,
         )
     keep_freed_memory()
-    how, why = choose(file, weights, available_memory())
-    mapped, jobs = map_weights(file, config, context_length, how)
+    way, why = choose(file, weights, available_memory())
+    mapped, jobs = map_weights(file, config, context_length, WAYS[way].empty)
     with _progress_bar(progress, jobs) as report, filling(jobs, report):
         tokenizer = Tokenizer.from_metadata(file.metadata, file.path)  # made while threads expand the weights
         if tokenizer.vocab_size != config.vocab_size:
@@ -88,6 +83,20 @@ def _check_context(config, context_length):
     return context_length
 
 
+@contextmanager
+def _progress_bar(wanted, jobs):
+    """The function that `filling` reports bytes to: the update of a tqdm bar, or None."""
+    if not wanted:
+        yield None
+        return
+    from tqdm import tqdm  # here, because its import would slow every start
+
+    total = sum(job.data.nbytes for job in jobs)
+    # disable=None: only on a terminal; delay: only for what takes longer than a second
+    with tqdm(desc="loading", total=total, unit="B", unit_scale=True, delay=1, disable=None, leave=False) as bar:
+        yield bar.update
+
+
 def load_tokenizer(path) -> Tokenizer:
     """The tokenizer of a GGUF file, which may hold a vocabulary alone. Raises ModelFileError, UnsupportedModel."""
     file = read_gguf(path)
@@ -102,13 +111,13 @@ class LLM:
     tokenizer: Tokenizer
     weights: Weights
     context_length: int
-    held: str = ""  # how the weights are held, and why, in words
+    held: str = ""  # the way the weights are held, and why, in words
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """The logits after every token of a text; (T,) -> float32 (T, V)."""
         ids_T = self._checked(ids)
         logits_TV = np.empty((len(ids_T), self.config.vocab_size), np.float32)
-        cache = KVCache(self.config)
+        cache = self.empty_cache()
         for x_TD in prefill(self.weights, self.config, ids_T, cache):
             logits_TV[cache.length - len(x_TD) : cache.length] = unembed(self.weights, self.config, x_TD)
         return logits_TV
@@ -118,26 +127,28 @@ class LLM:
         prompt: str | Sequence[int],
         *,
         max_tokens: int,
-        temperature: float = 0.8,
-        top_k: int = 40,
-        top_p: float = 0.95,
-        min_p: float = 0.05,
-        repeat_penalty: float = 1.0,
         seed: int | None = None,
         stop: str | Sequence[str] = (),
         ignore_eos: bool = False,
         draft: int | None = None,
+        **sampling,
     ) -> Iterator[str]:
         """Continue a prompt (text or token ids); yields the text in pieces, as soon as each is certain.
 
-        Ends at the model's end of text (unless ignore_eos), before a stop string, after max_tokens, or when the context
-        is full, of which it warns. With `draft`, at most so many tokens are guessed ahead where the text repeats
-        itself: the same text, sooner. Raises ContextOverflow if the prompt alone is too long, ValueError for a value
-        out of range.
+        max_tokens  the most tokens to write
+        seed        the same seed gives the same text
+        stop        strings before which the text ends
+        ignore_eos  go on when the model ends its text
+        draft       at most so many tokens are guessed ahead where the text repeats itself: the same text, sooner
+        sampling    temperature=0.8, top_k=40 and so on: the fields of `sampling.Sampling`, with its defaults
+
+        Ends at the model's end of text, before a stop string, after max_tokens, or when the context is full, of which it
+        warns. Raises ContextOverflow if the prompt alone is too long, ValueError for a value out of range.
         """
-        how = Sampling(temperature, top_k, top_p, min_p, repeat_penalty)
-        tokens = self.tokens(prompt, max_tokens=max_tokens, how=how, seed=seed, ignore_eos=ignore_eos, draft=draft)
-        return until_stop(self.text(_warn_of_full_context(tokens, self.context_length)), stop)
+        tokens = self.tokens(
+            prompt, max_tokens=max_tokens, sampling=Sampling(**sampling), seed=seed, ignore_eos=ignore_eos, draft=draft
+        )
+        return until_stop(decode_tokens(self.tokenizer, _warn_of_full_context(tokens, self.context_length)), stop)
 
     def generate_batch(
         self,
@@ -145,23 +156,24 @@ class LLM:
         *,
         batch: int = 8,
         max_tokens: int,
-        temperature: float = 0.8,
-        top_k: int = 40,
-        top_p: float = 0.95,
-        min_p: float = 0.05,
-        repeat_penalty: float = 1.0,
         seed: int | None = None,
         stop: str | Sequence[str] = (),
         ignore_eos: bool = False,
+        **sampling,
     ) -> Iterator[str]:
         """Continue several prompts, `batch` at a time; yields whole texts in the order of the prompts.
 
         Each is the text that `generate` gives for the prompt alone (and the same seed), since logits differ by rounding
         only; together they take a fraction of the time. Raises what `generate` raises, before anything runs.
         """
-        how = Sampling(temperature, top_k, top_p, min_p, repeat_penalty)
         texts = self.texts(
-            prompts, batch=batch, max_tokens=max_tokens, how=how, seed=seed, stop=stop, ignore_eos=ignore_eos
+            prompts,
+            batch=batch,
+            max_tokens=max_tokens,
+            sampling=Sampling(**sampling),
+            seed=seed,
+            stop=stop,
+            ignore_eos=ignore_eos,
         )
         return (whole.text for whole in texts)
 
@@ -170,30 +182,23 @@ class LLM:
 
         Raises what `generate` raises, and what `chat.encode_chat` does.
         """
+        from .chat import encode_chat  # here, because a text that is only continued needs no template
+
         return self.generate(encode_chat(self.tokenizer, messages), **options)
 
-    def texts(
-        self,
-        prompts: Iterable[str | Sequence[int]],
-        *,
-        batch: int,
-        max_tokens: int,
-        how: Sampling,
-        seed: int | None,
-        stop: str | Sequence[str] = (),
-        ignore_eos: bool = False,
-    ) -> Iterator[Whole]:
+    def texts(self, prompts, *, batch: int, max_tokens: int, sampling: Sampling, seed, stop=(), ignore_eos=False):
         """What `generate_batch` is made of: each text with the tokens it consists of, and why it ended."""
+        from .speed.batching import Whole, write_together  # here, because one text needs no company
+
         if batch < 1:
             raise ValueError(f"batch is {batch}; it must be 1 or more")
-        until_stop((), stop)  # refuses an empty one
-        texts = []
+        texts, stops = [], [stop] if isinstance(stop, str) else stop
         for n, prompt in enumerate(prompts, 1):
             try:
-                writer = self._writer(prompt, max_tokens, how, seed, ignore_eos)
+                writer = self._writer(prompt, max_tokens, sampling, seed, ignore_eos)
             except ValueError as error:
                 raise type(error)(f"prompt {n}: {error}") from None
-            texts.append(Whole(writer, self.tokenizer, stop))
+            texts.append(Whole(writer, self.tokenizer, stops))
         return _warn_of_full_context(write_together(self.weights, self.config, texts, batch), self.context_length)
 
     def tokens(
@@ -201,7 +206,7 @@ class LLM:
         prompt: str | Sequence[int],
         *,
         max_tokens: int,
-        how: Sampling,
+        sampling: Sampling,
         seed: int | None,
         ignore_eos: bool = False,
         draft: int | None = None,
@@ -209,59 +214,37 @@ class LLM:
     ) -> Iterator[Token]:
         """What `generate` is made of: each token chosen, with its logits; the last one says why it is the last.
 
-        A caller may bring a `cache` that holds the first tokens of the prompt, not all: only the rest is processed.
-        After each token it holds the prompt and every token but that one.
+        A caller may bring a `cache` that holds the first tokens of the prompt, at most all but the last: only the rest
+        is processed. With drafts it may be ahead of the text afterwards: the caller truncates it before the next use.
         """
-        writer = self._writer(prompt, max_tokens, how, seed, ignore_eos)
-        cache = KVCache(self.config) if cache is None else cache
+        writer = self._writer(prompt, max_tokens, sampling, seed, ignore_eos)
+        cache = self.empty_cache() if cache is None else cache
         if cache.length >= writer.n_prompt:
             raise ValueError(
                 f"the cache holds {cache.length} tokens, which leaves none of the {writer.n_prompt} to process"
             )
-        if draft is not None and draft < 1:
-            raise ValueError(f"draft is {draft}; it must be 1 or more, or None for no drafts")
-        return self._tokens(writer, cache, draft or 0)
+        guesser = no_guess
+        if draft is not None:
+            from .speed.drafting import Lookup  # here, because a text without drafts needs none
 
-    def _writer(self, prompt, max_tokens, how, seed, ignore_eos):
-        ids_T = self._checked(self.encode_prompt(prompt) if isinstance(prompt, str) else prompt)
-        end_ids = () if ignore_eos else self.tokenizer.eog_ids
-        return Writer(
-            ids_T.tolist(), how, seed, max_tokens=max_tokens, context_length=self.context_length, end_ids=end_ids
-        )
+            guesser = Lookup(draft)
+        return write(self.weights, self.config, writer, cache, guesser)
 
-    def _tokens(self, writer, cache, n_draft):
-        ids, draft, n_match, n_next = writer.ids, [], SHORTEST, min(FIRST, n_draft)
-        for x_TD in prefill(self.weights, self.config, np.array(ids[cache.length :]), cache):
-            last_TD = x_TD[-1:]
-        while True:
-            n_before = len(ids)
-            for logits_V, guess in zip(unembed(self.weights, self.config, last_TD), [*draft, None], strict=True):
-                token = writer.choose(logits_V)
-                yield token
-                if token.end:
-                    return
-                if token.id != guess:
-                    break
-                cache.commit(1)  # the guess was right, and its row is in the cache
-            if draft:
-                n_match, n_next = next_draft(n_match, len(draft), len(ids) - n_before, n_draft)
-            draft = lookup(np.asarray(ids), min(n_next, writer.n_left - 1), n_match) if n_draft else []
-            last_TD = forward(self.weights, self.config, np.array([ids[-1], *draft]), cache)
-            cache.truncate(cache.length - len(draft))  # the rows of guesses wait for their tokens
-
-    def text(self, tokens: Iterable[Token]) -> Iterator[str]:
-        """The text of tokens, piece by piece. A character may span tokens: its bytes wait until it is whole."""
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        for token in tokens:
-            if token.end != END_OF_TEXT and (piece := decoder.decode(self.tokenizer.token_bytes(token.id))):
-                yield piece
-        if rest := decoder.decode(b"", final=True):
-            yield rest
+    def empty_cache(self) -> KVCache:
+        """A cache for one text."""
+        return empty_cache(self.config)
 
     def encode_prompt(self, text: str) -> list[int]:
         """The ids of a prompt, control tokens written out in it included; one BOS, even if the text brings its own."""
         ids = self.tokenizer.encode(text, add_special=True, parse_special=True)
         return ids[1:] if ids[:2] == [self.tokenizer.bos_id] * 2 else ids
+
+    def _writer(self, prompt, max_tokens, sampling, seed, ignore_eos):
+        ids_T = self._checked(self.encode_prompt(prompt) if isinstance(prompt, str) else prompt)
+        end_ids = () if ignore_eos else self.tokenizer.eog_ids
+        return Writer(
+            ids_T.tolist(), sampling, seed, max_tokens=max_tokens, context_length=self.context_length, end_ids=end_ids
+        )
 
     def _checked(self, ids):
         """The ids as an array, if each is a token and all fit into the context."""
@@ -287,17 +270,3 @@ def _warn_of_full_context(tokens, context_length):
         yield token
         if token.end == CONTEXT_FULL:
             warnings.warn(f"the text ends here because the context of {context_length} tokens is full", stacklevel=2)
-
-
-@contextmanager
-def _progress_bar(wanted, jobs):
-    """The function that `filling` reports bytes to: the update of a tqdm bar, or None."""
-    if not wanted:
-        yield None
-        return
-    from tqdm import tqdm  # here, because to import it takes 0.05 s
-
-    total = sum(job.data.nbytes for job in jobs)
-    # disable=None: only on a terminal; delay: only for what takes longer than a second
-    with tqdm(desc="loading", total=total, unit="B", unit_scale=True, delay=1, disable=None, leave=False) as bar:
-        yield bar.update

@@ -404,6 +404,6 @@ def _read_entry(cursor: _Cursor, reading: str) -> tuple[str, str, tuple[int, ...
 
 
 if __name__ == "__main__":
-    from .listing import main
+    from .cli.inspect import main
 
     sys.exit(main())

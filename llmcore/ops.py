@@ -93,50 +93,7 @@ def softcap(x, cap):
     return np.float32(cap) * np.tanh(x / np.float32(cap))
 
 
-def rope_table(rope, positions_T, factors_R=None):
-    """The turns cos(angle) + i sin(angle) of each position; `config.Rope`, (T,) -> complex (T, R).
-
-    angle = p / factor * base^(-2i / n_rot), that of pair i divided by factors_R[i] where the file has such factors.
-    Su et al. 2021, arXiv:2104.09864. Angles are made in float64: at position 8,000 a float32 has lost three digits.
-    """
-    frequency_R = rope.base ** (-np.arange(0, rope.n_rot, 2) / rope.n_rot)
-    if factors_R is not None:
-        frequency_R = frequency_R / factors_R
-    if rope.yarn_context is None:
-        frequency_R = frequency_R / rope.factor
-    else:
-        keep_R = yarn_ramp(rope)
-        frequency_R = frequency_R * (keep_R + (1 - keep_R) / rope.factor)
-    return (rope.gain * np.exp(1j * np.outer(positions_T, frequency_R))).astype(np.complex64)
 
 
-def yarn_ramp(rope, beta_fast=32.0, beta_slow=1.0):
-    """Per pair, how much of its original frequency YaRN keeps: 1 where it turns beta_fast times or more within the
-    original context, 0 where it turns less than beta_slow times, a line between. Peng et al. 2023, arXiv:2309.00071.
-    """
-
-    def pair_turning(times):  # the (fractional) index of the pair that turns so many times within the original context
-        return rope.n_rot * math.log(rope.yarn_context / (times * 2 * math.pi)) / (2 * math.log(rope.base))
-
-    low = max(0, math.floor(pair_turning(beta_fast)))
-    high = min(rope.n_rot - 1, math.ceil(pair_turning(beta_slow)))
-    return 1 - np.clip((np.arange(rope.n_rot // 2) - low) / max(0.001, high - low), 0, 1)
 
 
-def rope(x_TNH, turns_TR, pairs):
-    """Turn each pair (a, b) of a head by its angle: (a cos - b sin, a sin + b cos); dimensions past 2R pass through.
-
-    pairs "adjacent": (x[2i], x[2i + 1]); "halves": (x[i], x[i + R]). That is the complex product (a + ib) turn.
-    """
-    R = turns_TR.shape[1]
-    if pairs == "adjacent":
-        out_TNH = np.array(x_TNH, order="C")
-        pairs_TNR = out_TNH[..., : 2 * R].view(np.complex64)
-        pairs_TNR *= turns_TR[:, None]
-        return out_TNH
-    cos_T1R, sin_T1R = turns_TR.real[:, None], turns_TR.imag[:, None]
-    a, b = x_TNH[..., :R], x_TNH[..., R : 2 * R]
-    out_TNH = x_TNH.copy()
-    out_TNH[..., :R] = a * cos_T1R - b * sin_T1R
-    out_TNH[..., R : 2 * R] = a * sin_T1R + b * cos_T1R
-    return out_TNH

@@ -36,19 +36,19 @@ class Sampling:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be {want}")
 
 
-def sample(logits_V: np.ndarray, recent_ids: Sequence[int], how: Sampling, rng: np.random.Generator) -> int:
+def sample(logits_V: np.ndarray, recent_ids: Sequence[int], sampling: Sampling, rng: np.random.Generator) -> int:
     """Choose the next token from its logits (V,); `recent_ids` are the tokens before it, for the repeat penalty."""
-    if how.repeat_penalty != 1:
-        logits_V = penalize_repeats(logits_V, recent_ids[-REPEAT_WINDOW:], how.repeat_penalty)
-    if how.temperature <= 0:
+    if sampling.repeat_penalty != 1:
+        logits_V = penalize_repeats(logits_V, recent_ids[-REPEAT_WINDOW:], sampling.repeat_penalty)
+    if sampling.temperature <= 0:
         return int(logits_V.argmax())  # the first maximum wins
-    ids, logits = keep_top_k(np.arange(len(logits_V)), logits_V, how.top_k)
-    ids, logits = keep_top_p(ids, logits, how.top_p)
-    ids, logits = keep_min_p(ids, logits, how.min_p)
+    ids, logits = keep_top_k(np.arange(len(logits_V)), logits_V, sampling.top_k)
+    ids, logits = keep_top_p(ids, logits, sampling.top_p)
+    ids, logits = keep_min_p(ids, logits, sampling.min_p)
     # In the order of ids: of logits that differ by rounding alone either may be the larger, and the draw must not care.
     order = np.argsort(ids)
     ids, logits = ids[order], logits[order]
-    return int(rng.choice(ids, p=softmax(logits.astype(np.float64) / how.temperature)))
+    return int(rng.choice(ids, p=softmax(logits.astype(np.float64) / sampling.temperature)))
 
 
 def penalize_repeats(logits_V, ids, penalty):

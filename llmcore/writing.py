@@ -1,16 +1,28 @@
-"""A text on its way: its tokens are chosen one after another until it ends, and a stop string cuts it."""
+"""The loop that every engine has at its heart: predict, choose, append, again, until something ends the text.
 
+Then the ids become text: characters may span tokens, and stop strings may span pieces.
+"""
+
+import codecs
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from .cache import KVCache
+from .config import Config
+from .model import CHUNK, prefill, unembed
 from .sampling import Sampling, sample
+from .tokenizer import Tokenizer
+from .weights import Weights
 
 # How a text ends.
 END_OF_TEXT, MAX_TOKENS, CONTEXT_FULL = "end of text", "max tokens reached", "context full"
 STOP_STRING = "stop string"
+
+# A guesser gets the ids so far and how many tokens it may guess at most; it returns its guess at the next ones.
+Guesser = Callable[[Sequence[int], int], list[int]]
 
 
 @dataclass(frozen=True)
@@ -31,7 +43,7 @@ class Writer:
     def __init__(
         self,
         prompt_ids: Sequence[int],
-        how: Sampling,
+        sampling: Sampling,
         seed: int | None,
         *,
         max_tokens: int,
@@ -44,13 +56,13 @@ class Writer:
         if seed is not None and seed < 0:
             raise ValueError(f"seed is {seed}; it must be 0 or more")
         self.ids, self.n_prompt = array("i", prompt_ids), len(prompt_ids)
-        self.how, self.rng, self.end_ids = how, np.random.default_rng(seed), end_ids
+        self.sampling, self.rng, self.end_ids = sampling, np.random.default_rng(seed), end_ids
         room = context_length - self.n_prompt + 1  # the last token is never read, so it needs no room
         self.n_left, self.last_end = (max_tokens, MAX_TOKENS) if max_tokens <= room else (room, CONTEXT_FULL)
 
     def choose(self, logits_V: np.ndarray) -> Token:
-        """The next token, from the logits after the last."""
-        token_id = sample(logits_V, self.ids, self.how, self.rng)
+        """The next token, from the logits after the last; it is appended to the ids."""
+        token_id = sample(logits_V, self.ids, self.sampling, self.rng)
         self.ids.append(token_id)
         self.n_left -= 1
         if token_id in self.end_ids:
@@ -58,35 +70,114 @@ class Writer:
         return Token(token_id, logits_V, None if self.n_left else self.last_end)
 
 
-def until_stop(pieces: Iterable[str], stop: str | Sequence[str] = ()) -> Iterator[str]:
-    """The text up to the stop string that is complete first; however it is cut into pieces, the result is the same.
+def no_guess(ids: Sequence[int], n_most: int) -> list[int]:
+    """The guesser that guesses nothing: one token a pass."""
+    return []
 
-    What may be the beginning of a stop string is held back until that is decided.
+
+def write(
+    weights: Weights, config: Config, writer: Writer, cache: KVCache, guesser: Guesser = no_guess
+) -> Iterator[Token]:
+    """Write the text of `writer` to its end; yields each token as it is chosen.
+
+    Every pass reads what the cache lacks (first the prompt, then one token a pass) and a guess at what comes next. The
+    logits after each token that was read choose the token that follows, as long as that is the one guessed. A guess
+    that was wrong is forgotten. Where one was right the cache is ahead of the text: who uses it again truncates it.
     """
-    stops = [stop] if isinstance(stop, str) else list(stop)
-    if not all(stops):
-        raise ValueError("a stop string is empty: it would stop before the first character")
-    return _until_stop(pieces, stops)
+    ids, draft = writer.ids, []
+    while True:
+        unread = [*ids[cache.length :], *draft]
+        *_, x_TD = prefill(weights, config, unread, cache)
+        after_TV = unembed(weights, config, x_TD[-1 - len(draft) :])
+        for logits_V, guess in zip(after_TV, [*draft, None], strict=True):
+            token = writer.choose(logits_V)
+            if token.id != guess:
+                cache.truncate(len(ids) - 1)  # may go back further; the next pass makes it up
+            yield token
+            if token.end:
+                return
+            if token.id != guess:
+                break
+        draft = guesser(ids, min(writer.n_left, CHUNK) - 1)
 
 
-def _until_stop(pieces, stops):
-    held = ""
+class TextDecoder:
+    """Token ids -> text, piece by piece. A character may span tokens: its bytes wait until it is whole."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        """A decoder at the beginning of a text."""
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def feed(self, token: Token) -> str:
+        """The text that is certain with this token; with the last one, all of it."""
+        new = b"" if token.end == END_OF_TEXT else self._tokenizer.token_bytes(token.id)
+        return self._utf8.decode(new, final=token.end is not None)
+
+
+def decode_tokens(tokenizer: Tokenizer, tokens: Iterable[Token]) -> Iterator[str]:
+    """The text of tokens in pieces, each as soon as it is certain."""
+    decoder = TextDecoder(tokenizer)
+    for token in tokens:
+        if piece := decoder.feed(token):
+            yield piece
+
+
+class Splitter:
+    """Finds marks (stop strings, tags) in a text that arrives in pieces; how it is cut into pieces makes no difference.
+
+    What may be the beginning of a mark is kept back until that is decided.
+
+    >>> splitter = Splitter(["STOP"])
+    >>> list(splitter.feed("Hello S")), list(splitter.feed("TOP and")), splitter.rest()
+    ([('Hello ', None)], [('', 'STOP'), (' and', None)], '')
+    """
+
+    def __init__(self, marks: Iterable[str]):
+        """`marks` may be replaced while the text goes on, as after the tag that opens another."""
+        self.marks, self._pending = list(marks), ""
+        if not all(self.marks):
+            raise ValueError("a stop string is empty: it would stop before the first character")
+
+    def feed(self, piece: str) -> Iterator[tuple[str, str | None]]:
+        """The text that is certain now, cut at the marks: (text, the mark that follows it, None where none does yet)."""
+        self._pending += piece
+        while found := [(at + len(mark), at, mark) for mark in self.marks if (at := self._pending.find(mark)) >= 0]:
+            end, at, mark = min(found)  # the mark that is complete first
+            text, self._pending = self._pending[:at], self._pending[end:]
+            yield text, mark
+        certain = len(self._pending) - max((overlap(self._pending, mark) for mark in self.marks), default=0)
+        text, self._pending = self._pending[:certain], self._pending[certain:]
+        if text:
+            yield text, None
+
+    def rest(self) -> str:
+        """What was kept back, at the end of the text."""
+        text, self._pending = self._pending, ""
+        return text
+
+
+def overlap(text: str, mark: str) -> int:
+    """The length of the longest end of `text` with which `mark` begins, short of all of it.
+
+    >>> overlap("a <th", "<think>")
+    3
+    """
+    return next((n for n in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:n])), 0)
+
+
+def until_stop(pieces: Iterable[str], stop: str | Sequence[str] = ()) -> Iterator[str]:
+    """The text up to the stop string that is complete first. Raises ValueError for an empty one."""
+    splitter = Splitter([stop] if isinstance(stop, str) else stop)
+    return _until_stop(pieces, splitter)
+
+
+def _until_stop(pieces, splitter):
     for piece in pieces:
-        held += piece
-        found = [(at + len(stop), at) for stop in stops if (at := held.find(stop)) >= 0]
-        if found:
-            _, start = min(found)
-            if start:
-                yield held[:start]
-            return
-        certain = len(held) - max((overlap(held, stop) for stop in stops), default=0)
-        if certain:
-            yield held[:certain]
-            held = held[certain:]
-    if held:
-        yield held
-
-
-def overlap(text, stop):
-    """The length of the longest end of `text` with which `stop` begins."""
-    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
+        for text, mark in splitter.feed(piece):
+            if text:
+                yield text
+            if mark:
+                return
+    if rest := splitter.rest():
+        yield rest

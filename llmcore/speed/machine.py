@@ -1,19 +1,14 @@
-"""What the machine has, cores and memory, and how work is spread over its cores.
-
-The number of threads belongs to the process, not to a model: NumPy's BLAS has only one.
-"""
+"""What the machine has: cores, memory, and a BLAS that is told its number of threads."""
 
 import ctypes
 import os
 import sys
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
+
+from .. import threads
 
 # By which names BLAS libraries are told their number of threads: NumPy's own OpenBLAS, others' OpenBLAS, MKL, BLIS.
 SETTERS = (
@@ -81,6 +76,8 @@ def _control_groups(root, controller):
                 yield from (folder, *(parent for parent in folder.parents if parent.is_relative_to(top)))
 
 
+
+
 @cache
 def _blas_setter() -> Callable[[int], object] | None:
     """The function that tells NumPy's BLAS its number of threads; None where nobody knows one."""
@@ -97,6 +94,19 @@ def _blas_setter() -> Callable[[int], object] | None:
         if libraries:
             return lambda n: [library.set_num_threads(n) for library in libraries]
     return None
+
+
+def use_threads(n: int | None = None) -> bool:
+    """Compute with n threads from now on; False if NumPy's BLAS cannot be told.
+
+    By default as many as the environment asks for (VARIABLES), else one a core.
+    """
+    asked = [int(value) for name in VARIABLES if (value := os.environ.get(name, "")).isdecimal()]
+    n = n or next(filter(None, asked), None) or physical_cores()
+    if _blas_setter() is None:
+        return os.environ.get(VARIABLES[0]) == str(n)
+    threads.use(n, _blas_setter())
+    return True
 
 
 def restart_with_threads(n: int) -> None:
@@ -120,73 +130,3 @@ def keep_freed_memory() -> None:
         set_option = ctypes.CDLL(None).mallopt
         for option, n_bytes in ((M_MMAP_THRESHOLD, 1 << 26), (M_TRIM_THRESHOLD, 1 << 28)):
             set_option(option, n_bytes)
-
-
-class _Team:
-    """The threads that work is spread over, the calling one among them."""
-
-    size = 1
-    pool: ThreadPoolExecutor | None = None
-    free = threading.Lock()  # held while they work
-
-
-def use_threads(n: int | None = None) -> bool:
-    """Compute with n threads from now on; False if NumPy's BLAS cannot be told.
-
-    By default as many as the environment asks for (VARIABLES), else one a core.
-    """
-    asked = [int(value) for name in VARIABLES if (value := os.environ.get(name, "")).isdecimal()]
-    n = n or next(filter(None, asked), None) or physical_cores()
-    if _blas_setter() is None:
-        return os.environ.get(VARIABLES[0]) == str(n)
-    _blas_setter()(n)
-    if n != _Team.size:
-        _Team.size, _Team.pool = n, ThreadPoolExecutor(n - 1, "llmcore") if n > 1 else None
-    return True
-
-
-def n_threads() -> int:
-    """How many threads `each` spreads work over."""
-    return _Team.size
-
-
-def each(work: Callable, items: Iterable) -> None:
-    """work(item) for each of the items, in any order, spread over the threads; BLAS uses one thread in each of them.
-
-    To start and join them takes 40 us: the whole should take a multiple of that. An exception is passed on once all
-    have stopped. Where they are busy already (work that calls `each` itself), the calling thread does it all.
-    """
-    todo = deque(items)
-    if len(todo) < 2 or _Team.pool is None or not _Team.free.acquire(blocking=False):
-        for item in todo:
-            work(item)
-        return
-
-    def run():  # in each thread, until nothing is left
-        while True:
-            try:
-                item = todo.popleft()
-            except IndexError:
-                return
-            work(item)
-
-    helpers = []
-    try:
-        _blas_setter()(1)  # two threads that both ask for BLAS's own threads would wait for each other
-        helpers += [_Team.pool.submit(run) for _ in range(min(_Team.size, len(todo)) - 1)]
-        run()
-    finally:
-        todo.clear()  # after an error or Ctrl-C nobody wants the rest
-        wait(helpers)
-        _blas_setter()(_Team.size)
-        _Team.free.release()
-    for helper in helpers:
-        helper.result()
-
-
-def evenly(n_rows: int, n_parts: int) -> list[slice]:
-    """Slices that cut n_rows into about n_parts, equally many for each thread."""
-    if n_parts > 1:
-        n_parts = min(n_rows, -(-n_parts // n_threads()) * n_threads())
-    ends = [n_rows * i // n_parts for i in range(n_parts + 1)]
-    return [slice(*part) for part in pairwise(ends)]

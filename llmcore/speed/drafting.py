@@ -9,6 +9,8 @@ Drafts copied from the text: "Inference with Reference", arXiv:2304.04487. That 
 "speculative sampling", arXiv:2302.01318, of which a draft that is certain is the simple case.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 SHORTEST, LONGEST = 6, 24  # tokens at the end of the text that must have stood there before, at first and at most
@@ -22,6 +24,9 @@ def lookup(ids_S: np.ndarray, n_most: int, n_match: int = SHORTEST) -> list[int]
     there most recently, is followed by what followed then. Nothing is guessed from an end shorter than n_match.
 
     Where what followed runs into the end of the text, it goes round: after "a b a b" comes "a b a b a ...".
+
+    >>> lookup(np.array([1, 2, 3, 4, 9, 1, 2, 3]), n_most=4, n_match=3)
+    [4, 9, 1, 2]
     """
     n, found = 0, np.arange(len(ids_S) - 1)  # where an earlier occurrence of the last n tokens ends
     while n < LONGEST:
@@ -34,12 +39,31 @@ def lookup(ids_S: np.ndarray, n_most: int, n_match: int = SHORTEST) -> list[int]
     return np.resize(ids_S[found[-1] + 1 :], n_most).tolist()
 
 
-def next_draft(n_match: int, n_drafted: int, n_written: int, n_most: int) -> tuple[int, int]:
-    """(match that the next draft needs, how long it may be), after a draft of n_drafted tokens that needed n_match, and
-    whose pass wrote n_written.
+class Lookup:
+    """A guesser for `writing.write`: guesses by `lookup`, and learns from how its guesses fare when to guess at all.
 
-    The match is twice as long if that was not worth the pass, half as long if it was, so a text that does not repeat
-    itself soon is left alone, and one that begins to is noticed. A long draft comes only after one that was all right.
+    The match that a guess needs is twice as long after one that was not worth its pass, half as long after one that was,
+    so a text that does not repeat itself soon is left alone, and one that begins to is noticed. A long guess comes only
+    after one that was all right.
     """
-    n_match = max(SHORTEST, n_match // 2) if n_written >= WORTH else min(LONGEST, n_match * 2)
-    return n_match, n_most if n_written > n_drafted else min(FIRST, n_most)
+
+    def __init__(self, n_most: int):
+        """`n_most` tokens are guessed at a time at most."""
+        if n_most < 1:
+            raise ValueError(f"draft is {n_most}; it must be 1 or more, or None for no drafts")
+        self.n_most, self.n_next, self.n_match = n_most, min(FIRST, n_most), SHORTEST
+        self.n_guessed = self.n_before = 0
+
+    def __call__(self, ids: Sequence[int], n_most: int) -> list[int]:
+        """A guess at the next tokens, at most n_most."""
+        if self.n_guessed:
+            self._learn(len(ids) - self.n_before)
+        guess = lookup(np.asarray(ids), min(self.n_next, n_most), self.n_match)
+        self.n_guessed, self.n_before = len(guess), len(ids)
+        return guess
+
+    def _learn(self, n_written):
+        """The last guess was checked by a pass that wrote n_written tokens."""
+        worth_it = n_written >= WORTH
+        self.n_match = max(SHORTEST, self.n_match // 2) if worth_it else min(LONGEST, self.n_match * 2)
+        self.n_next = self.n_most if n_written > self.n_guessed else min(FIRST, self.n_most)

@@ -1,36 +1,36 @@
 """Several texts at once: their next tokens share each pass over the weights, which costs little more than for one."""
 
-import codecs
 from collections import deque
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from .cache import KVCache
-from .config import Config
-from .model import CHUNK, forward_batch, prefill, unembed
-from .tokenizer import Tokenizer
-from .weights import Weights
-from .writing import END_OF_TEXT, STOP_STRING, Writer, until_stop
+from ..config import Config
+from ..model import CHUNK, empty_cache, forward, prefill, unembed
+from ..tokenizer import Tokenizer
+from ..weights import Weights
+from ..writing import END_OF_TEXT, STOP_STRING, Splitter, TextDecoder, Writer
 
 
 class Whole:
     """A text that is handed out when it is complete; until then `text` is what it says so far and `end` is None."""
 
-    def __init__(self, writer: Writer, tokenizer: Tokenizer, stop: str | Sequence[str]):
-        self.writer, self.text, self.end, self._tokenizer = writer, "", None, tokenizer
-        self._stops = [stop] if isinstance(stop, str) else list(stop)
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    def __init__(self, writer: Writer, tokenizer: Tokenizer, stop: Sequence[str]):
+        """A text of which nothing is written yet."""
+        self.writer, self.text, self.end = writer, "", None
+        self._decoder, self._splitter = TextDecoder(tokenizer), Splitter(stop)
 
     def go_on(self, logits_V: np.ndarray) -> None:
         """Choose the next token from the logits after the last."""
         token = self.writer.choose(logits_V)
-        new = b"" if token.end == END_OF_TEXT else self._tokenizer.token_bytes(token.id)
-        piece = self._decoder.decode(new, final=token.end is not None)
-        self.text += piece
         self.end = token.end
-        if any(stop in self.text[-len(stop + piece) :] for stop in self._stops):
-            self.text, self.end = "".join(until_stop([self.text], self._stops)), STOP_STRING
+        for text, mark in self._splitter.feed(self._decoder.feed(token)):
+            self.text += text
+            if mark:
+                self.end = STOP_STRING
+                return
+        if self.end:
+            self.text += self._splitter.rest()
 
     @property
     def n_tokens(self) -> int:
@@ -46,14 +46,14 @@ def write_together(weights: Weights, config: Config, texts: list[Whole], batch: 
     waiting, begun, running = deque(texts), deque(), []
     while waiting or running:
         if waiting and len(running) < batch:
-            moved = [(text, KVCache(config)) for text in _next_texts(waiting, batch - len(running))]
+            moved = [(text, empty_cache(config)) for text in _next_texts(waiting, batch - len(running))]
             begun += [text for text, _ in moved]
             running += moved
             last_TD = read_prompts(weights, config, moved)
         else:
             moved = running
             last_ids = [(np.array(text.writer.ids[-1:]), cache) for text, cache in running]
-            last_TD = forward_batch(weights, config, last_ids)
+            last_TD = forward(weights, config, last_ids)
         for (text, _), logits_V in zip(moved, unembed(weights, config, last_TD), strict=True):
             text.go_on(logits_V)
         running = [(text, cache) for text, cache in running if not text.end]
@@ -77,5 +77,5 @@ def read_prompts(weights, config, texts):
         for x_TD in prefill(weights, config, np.array(text.writer.ids), cache):
             last_1D = x_TD[-1:]
         return last_1D
-    x_TD = forward_batch(weights, config, [(np.array(text.writer.ids), cache) for text, cache in texts])
+    x_TD = forward(weights, config, [(np.array(text.writer.ids), cache) for text, cache in texts])
     return x_TD[np.cumsum([text.writer.n_prompt for text, _ in texts]) - 1]

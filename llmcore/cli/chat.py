@@ -18,13 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
-from .cache import KVCache
-from .chat import encode_chat
-from .errors import ContextOverflow
-from .generate import OPTIONS, SWITCHES, Clock, add_options, command_line, open_model
-from .llm import LLM
-from .sampling import Sampling
-from .writing import CONTEXT_FULL, STOP_STRING, overlap, until_stop
+from ..chat import encode_chat
+from ..errors import ContextOverflow
+from ..llm import LLM
+from ..sampling import Sampling
+from ..writing import CONTEXT_FULL, STOP_STRING, decode_tokens, overlap, until_stop
+from .command import command_line, open_model
+from .options import OPTIONS, SWITCHES, add_options
+from .report import Clock
 
 THINK, THOUGHT = "<think>", "</think>"  # what reasoning models write around their reasoning
 DIM, PLAIN = "\033[2m", "\033[0m"
@@ -54,7 +55,7 @@ class Conversation:
 
     def forget(self):
         """Begin with an empty cache."""
-        self.cache, self.ids = KVCache(self.llm.config), []  # the first cache.length of the ids are in the cache
+        self.cache, self.ids = self.llm.empty_cache(), []  # the first cache.length of the ids are in the cache
 
     def answer(self) -> str:
         """Have the last message answered; returns how the answer ended. What was written before Ctrl-C stays."""
@@ -67,9 +68,9 @@ class Conversation:
         seed, clock = int(self.rng.integers(1 << 32)), Clock()
         with deferred_interrupt() as interrupts:
             try:
-                options = {"max_tokens": self.max_tokens, "how": self.how, "seed": seed, "draft": self.draft}
+                options = {"max_tokens": self.max_tokens, "sampling": self.how, "seed": seed, "draft": self.draft}
                 tokens = self.llm.tokens(ids, cache=self.cache, **options)
-                pieces = self.llm.text(self.noted(clock.watch(tokens), interrupts))
+                pieces = decode_tokens(self.llm.tokenizer, self.noted(clock.watch(tokens), interrupts))
                 for piece, is_reasoning in reasoning(until_stop(pieces, self.stop), thinking):
                     written.append(piece)
                     self.write(piece, is_reasoning)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .errors import HubError
+from ..errors import HubError
 
 HUB = "hf:"  # what its names begin with
 DEFAULT = "Q4_K_M"  # the type that is taken where a name leaves it open, as llama.cpp does

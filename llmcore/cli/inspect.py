@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .errors import ModelFileError
-from .loader import GGUF, Tensor, read_gguf
+from ..errors import ModelFileError
+from ..loader import GGUF, Tensor, read_gguf
 
 
 def describe(gguf: GGUF, width: int = 100) -> Iterator[str]:

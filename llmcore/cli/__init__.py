@@ -1,0 +1,3 @@
+"""The commands: what they can be told, how they run, what they report."""
+
+

@@ -1,0 +1,82 @@
+"""The table of architectures: what the name in `general.architecture` says and no key repeats.
+
+This page is the one place that knows a family's name. Everything else about a model is read from its metadata, and the
+other rooms branch on what they find there. Facts: llama.cpp's src/llama-model.cpp and src/models.
+"""
+
+from dataclasses import dataclass, replace
+from types import ModuleType
+
+from .mixers import attention, latent
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the models of one name differ from Llama's, whose values the defaults are."""
+
+    mixer: ModuleType = attention  # what a layer does between tokens, see mixers/
+    rope_pairs: str | None = "adjacent"  # what rotates together, see rope.Rope; None: no RoPE
+    layer_norm: bool = False  # LayerNorm in place of RMS norm ...
+    norm_bias: bool = False  # ... with biases
+    norms: str = "pre"  # where a block's norms stand: "pre" attention and feed-forward, "post", or "both"
+    ffn_norm: str = "ffn_norm"  # the tensor that holds the norm before the feed-forward
+    qk_norm: str | None = None  # norm of queries and keys before RoPE, see attention.HeadNorm ...
+    qk_norm_from: int = 0  # ... only models of at least so many layers have it
+    activation: str = "swiglu"  # a row of ops.ACTIVATIONS
+    gated: bool = True  # whether the feed-forward has a gate
+    parallel: bool = False  # attention and feed-forward both read the block's input, under one norm
+    scale_embeddings: bool = False  # embeddings times sqrt(d_model)
+    positions: bool = False  # learned positions, added to the embeddings
+    sinks: bool = False  # a logit for "none of the keys" in each head's softmax
+    attention_softcap: float | None = None  # if {arch}.attn_logit_softcapping does not say it
+    final_softcap: float | None = None  # if {arch}.final_logit_softcapping does not say it
+    logit_power: int = 1  # {arch}.logit_scale multiplies the logits (1) or divides them (-1)
+    d_model_scale_at: int | None = None  # the number of layers at which attention scales by 1/sqrt(d_model / n_heads)
+    no_rope_every: int | None = None  # every n-th layer has no RoPE
+    rope_switch: bool = False  # {arch}.rope.scaling.finetuned false means: no RoPE at all
+    window_pattern: int | None = None  # of so many layers the last sees all, the others a window
+    window: int | None = None  # how wide it is if {arch}.attention.sliding_window does not say so
+    window_rope: str = "same"  # RoPE of windowed layers: the "same", "unscaled", or with a base of its "own"
+    gating: str = "softmax"  # of a mixture of experts: a value of ffn.GATINGS
+    renormalize: bool = True  # whether the chosen experts' weights are made to sum to 1
+    split_experts: bool = True  # whether experts share feed_forward_length if no key gives their own
+    shared_gate: bool = False  # whether the shared expert has a gate
+
+
+_GEMMA = Family(rope_pairs="halves", activation="geglu", scale_embeddings=True)
+_QWEN = Family(rope_pairs="halves")
+ARCHITECTURES = {
+    "llama": Family(split_experts=False),
+    "qwen2": _QWEN,
+    "qwen2moe": replace(_QWEN, renormalize=False, shared_gate=True),
+    "qwen3": replace(_QWEN, qk_norm="head"),
+    "qwen3moe": replace(_QWEN, qk_norm="head"),
+    "gemma": _GEMMA,
+    "gemma2": replace(
+        _GEMMA,
+        norms="both",
+        window_pattern=2,
+        window=4096,
+        d_model_scale_at=46,
+        attention_softcap=50.0,
+        final_softcap=30.0,
+    ),
+    "gemma3": replace(_GEMMA, norms="both", qk_norm="head", window_pattern=6, window_rope="own", d_model_scale_at=62),
+    "phi3": Family(rope_pairs="halves"),  # its files name a window, which llama.cpp does not use either
+    "gpt2": Family(rope_pairs=None, layer_norm=True, norm_bias=True, activation="gelu", gated=False, positions=True),
+    "deepseek2": Family(latent, renormalize=False),
+    "olmo2": Family(rope_pairs="halves", norms="post", qk_norm="row", window_pattern=4, window_rope="unscaled"),
+    "granite": Family(logit_power=-1, rope_switch=True),
+    "command-r": Family(layer_norm=True, parallel=True, qk_norm="own gain", qk_norm_from=64),
+    "starcoder2": Family(rope_pairs="halves", layer_norm=True, norm_bias=True, activation="gelu", gated=False),
+    "smollm3": Family(no_rope_every=4),
+    "gpt-oss": Family(
+        rope_pairs="halves",
+        ffn_norm="post_attention_norm",
+        activation="swiglu_clamped",
+        sinks=True,
+        window_pattern=2,
+        gating="softmax of the chosen",
+        renormalize=False,
+    ),
+}

@@ -1,0 +1,261 @@
+"""Attention: each token looks back over the tokens before it and takes up what it needs.
+
+    weights = softmax(scale q k^T)  over the keys of this and all earlier tokens         y = weights v
+
+Every head has queries of its own; G query heads share a key and a value head. What the cache keeps is each token's keys
+and values. Vaswani et al. 2017, arXiv:1706.03762; grouped queries: Ainslie et al. 2023, arXiv:2305.13245.
+
+Shape key: T new tokens, S cached + new, D model width, N query heads, K key/value heads, G = N/K, M = N + K, H head
+width, V width of a value head, R rotating pairs, B queries of a block.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..cache import Rows, Step
+from ..linear import Matrix, linear
+from ..ops import layer_norm, rms_norm, softcap
+from ..rope import Rope, read_rope, read_window_rope, rotate
+from ..threads import across_rows, each
+
+# Queries of a prompt are taken so many at a time: the keys after the last of them need no work at all, which saves
+# nearly half of a prompt's scores, and the scores never take more than N x 32 x S floats a thread.
+QUERY_BLOCK = 32
+
+
+@dataclass(frozen=True)
+class HeadNorm:
+    """The norm of queries and keys before RoPE."""
+
+    span: str  # of each "head" with one gain, of each with its "own gain", or of all heads of a token as a "row"
+    layer_norm: bool
+    eps: float
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The plan of a layer with grouped-query attention."""
+
+    n_heads: int  # {arch}.attention.head_count
+    n_kv_heads: int  # {arch}.attention.head_count_kv
+    key_length: int  # {arch}.attention.key_length: the width of a query or key head
+    value_length: int  # {arch}.attention.value_length: the width of a value head
+    scale: float  # {arch}.attention.scale, else 1/sqrt(key_length)
+    rope: Rope | None
+    window: int | None  # {arch}.attention.sliding_window: a query at p sees the keys after p - window
+    softcap: float | None  # {arch}.attn_logit_softcapping
+    norm: HeadNorm | None
+    sinks: bool  # a logit for each head that takes part in its softmax and has no value: attention to nothing
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The numbers of a layer with grouped-query attention; None where the plan has no such part."""
+
+    attn_qkv: Matrix  # D -> N H + K H + K V: attn_q, attn_k and attn_v as one
+    attn_qk_norm: np.ndarray | None  # (N + K, H): the gains attn_q_norm and attn_k_norm, for each head
+    attn_sinks: np.ndarray | None  # (N,)
+    attn_output: Matrix  # N V -> D
+
+
+def read(keys, family, i: int) -> Attention:
+    """The plan of layer i. Raises ModelFileError and UnsupportedModel."""
+    n_heads, n_kv_heads = read_head_counts(keys, i)
+    head_width = keys.get("embedding_length", int) // n_heads
+    key_length = keys.get("attention.key_length", int, head_width, least=1)
+    window = read_window(keys, family, i)
+    rope = read_rope(keys, family, key_length)
+    if window is not None:
+        rope = read_window_rope(keys, family, rope)
+    if family.no_rope_every is not None and (i + 1) % family.no_rope_every == 0:
+        rope = None
+    n_layers = keys.get("block_count", int) - keys.get("nextn_predict_layers", int, 0)
+    scaled_width = key_length
+    if n_layers == family.d_model_scale_at:
+        scaled_width = keys.get("embedding_length", int) / n_heads
+    norm = None
+    if family.qk_norm is not None and n_layers >= family.qk_norm_from:
+        norm = HeadNorm(family.qk_norm, family.layer_norm, read_norm_eps(keys, family))
+    return Attention(
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        key_length=key_length,
+        value_length=keys.get("attention.value_length", int, head_width, least=1),
+        scale=keys.get("attention.scale", float, 0.0) or 1 / math.sqrt(scaled_width),
+        rope=rope,
+        window=window,
+        softcap=keys.get("attn_logit_softcapping", float, family.attention_softcap) or None,
+        norm=norm,
+        sinks=family.sinks,
+    )
+
+
+def read_head_counts(keys, i):
+    """The number of query heads and of key/value heads in layer i."""
+    n_heads = keys.of_layer("attention.head_count", int, i, least=1)
+    d_model = keys.get("embedding_length", int, least=1)
+    if n_heads > d_model:
+        raise keys.error("attention.head_count", f"is {n_heads}, more than the model is wide ({d_model})")
+    n_kv_heads = keys.of_layer("attention.head_count_kv", int, i, n_heads, least=1)
+    if n_heads % n_kv_heads:
+        raise keys.error("attention.head_count_kv", f"is {n_kv_heads}, which does not divide the {n_heads} query heads")
+    return n_heads, n_kv_heads
+
+
+def read_norm_eps(keys, family):
+    """What norms add to a mean square, so that they never divide by 0."""
+    return keys.get(f"attention.layer_norm_{'' if family.layer_norm else 'rms_'}epsilon", float, least=0.0)
+
+
+def read_window(keys, family, i):
+    """The window of layer i, or None: an array says which layers have one, or a number n that n - 1 in n have."""
+    if family.window_pattern is None:
+        return None
+    key = "attention.sliding_window_pattern"
+    flags = keys.metadata.get(f"{keys.prefix}.{key}")
+    if isinstance(flags, np.ndarray):
+        windowed = keys.of_layer(key, bool if flags.dtype == bool else int, i)
+    else:
+        n = keys.get(key, int, family.window_pattern, least=0)
+        windowed = n == 0 or i % n < n - 1
+    return (keys.get("attention.sliding_window", int, family.window or 0, least=0) or None) if windowed else None
+
+
+def take(tensors, plan: Attention, d_model: int, blk: str) -> Weights:
+    """The weights of the layer whose tensors begin with `blk`."""
+    N, K, H, V = plan.n_heads, plan.n_kv_heads, plan.key_length, plan.value_length
+    return Weights(
+        attn_qkv=tensors.fused(blk, "attn_qkv", d_model, {"attn_q": N * H, "attn_k": K * H, "attn_v": K * V}),
+        attn_qk_norm=None if plan.norm is None else _take_gains(tensors, plan, blk),
+        attn_sinks=tensors.vector(blk + "attn_sinks", N) if plan.sinks else None,
+        attn_output=tensors.matrix(blk + "attn_output", N * V, d_model),
+    )
+
+
+def _take_gains(tensors, plan, blk):
+    """The gains of all query heads and all key heads, (N + K, H)."""
+    H, gains = plan.key_length, []
+    for name, n_heads in (("attn_q_norm", plan.n_heads), ("attn_k_norm", plan.n_kv_heads)):
+        shape = {"head": (H,), "own gain": (n_heads, H), "row": (n_heads * H,)}[plan.norm.span]
+        gains.append(np.broadcast_to(tensors.vector(blk + name, *shape).reshape(-1, H), (n_heads, H)))
+    return np.concatenate(gains)
+
+
+def state(plan: Attention) -> Rows:
+    """What the cache keeps: K key heads and K value heads a token."""
+    return Rows(plan.window)
+
+
+def run(x_TD: np.ndarray, w: Weights, plan: Attention, step: Step, i: int) -> np.ndarray:
+    """The attention of layer i; (T, D) -> (T, D). A token sees no text but its own."""
+    T, N, K = len(x_TD), plan.n_heads, plan.n_kv_heads
+    qk_TMH, v_TKV = split_heads(linear(x_TD, w.attn_qkv), plan)
+    if plan.norm is not None:
+        qk_TMH = norm_heads(qk_TMH, w.attn_qk_norm, plan)
+    if plan.rope is not None:
+        rotations_TR = step.rotations[plan.rope]
+        qk_TMH = across_rows(lambda x_TMH, r_TR: rotate(x_TMH, r_TR, plan.rope.pairs), qk_TMH, rotations_TR)
+    q_TNH, k_TKH = qk_TMH[:, :N], qk_TMH[:, N:]
+    # Query heads n = k G ... k G + G - 1 share the key/value head k.
+    q_KTGH = q_TNH.reshape(T, K, N // K, -1).swapaxes(0, 1) * np.float32(plan.scale)
+
+    def attend_in(rows, cache):
+        k_KSH, v_KSV = cache.append(i, k_TKH[rows], v_TKV[rows])
+        return attend(q_KTGH[:, rows], k_KSH, v_KSV, plan.window, plan.softcap, w.attn_sinks)
+
+    y_KTGV = each_text(step, attend_in)
+    return linear(y_KTGV.swapaxes(0, 1).reshape(T, -1), w.attn_output)
+
+
+def each_text(step, attend_in):
+    """`attend_in(rows, cache)` of every text, (K, T', G, V) each, as one (K, T, G, V)."""
+    parts = [attend_in(rows, cache) for rows, cache in step.texts]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def split_heads(qkv_TF, plan):
+    """The rows of one product, query then key then value, as heads: queries and keys (T, M, H), values (T, K, V)."""
+    T, M = len(qkv_TF), plan.n_heads + plan.n_kv_heads
+    n_qk = M * plan.key_length
+    qk_TMH = qkv_TF[:, :n_qk].reshape(T, M, plan.key_length)
+    return qk_TMH, qkv_TF[:, n_qk:].reshape(T, plan.n_kv_heads, plan.value_length)
+
+
+def norm_heads(qk_TMH, gain_MH, plan):
+    """The norm of each query and key head, or of all query heads of a token and all its key heads as a row."""
+    if plan.norm.span == "row":
+        ends = ((0, plan.n_heads), (plan.n_heads, len(gain_MH)))
+        return np.concatenate([_norm_row(qk_TMH[:, a:b], gain_MH[a:b], plan.norm.eps) for a, b in ends], axis=1)
+    if plan.norm.layer_norm:
+        return layer_norm(qk_TMH, gain_MH, None, plan.norm.eps)
+    return across_rows(lambda x_TMH: rms_norm(x_TMH, gain_MH, plan.norm.eps), qk_TMH)
+
+
+def _norm_row(x_TMH, gain_MH, eps):
+    row_TF = x_TMH.reshape(len(x_TMH), -1)
+    return rms_norm(row_TF, gain_MH.ravel(), eps).reshape(x_TMH.shape)
+
+
+def attend(q_KTGH, k_KSH, v_KSV, window=None, cap=None, sinks_N=None):
+    """softmax(q k^T) v of scaled queries, causal: the T queries belong to the last T of the S keys.
+
+    window   a query at position p sees the keys at positions p - window + 1 ... p
+    cap      scores are softcapped
+    sinks_N  a logit for each head that takes part in its softmax and has no value: attention to nothing
+    """
+    K, T, G, _ = q_KTGH.shape
+    S = k_KSH.shape[1]
+    y_KTGV = np.empty((K, T, G, v_KSV.shape[2]), np.float32)
+    sinks_K1G1 = None if sinks_N is None else sinks_N.reshape(K, 1, G, 1)
+
+    def run(t):  # the queries from t on
+        q_KBGH = q_KTGH[:, t : t + QUERY_BLOCK]
+        B = q_KBGH.shape[1]
+        stop = S - T + t + B  # the last query of the block sees the keys before this one
+        start = 0 if window is None else max(0, stop - B - window + 1)  # the first one sees the keys from this one on
+        k_KSH_seen, v_KSV_seen = k_KSH[:, start:stop], v_KSV[:, start:stop]
+        y_KTGV[:, t : t + B] = attend_block(q_KBGH, k_KSH_seen, v_KSV_seen, window, cap, sinks_K1G1)
+
+    each(run, range(0, T, QUERY_BLOCK))
+    return y_KTGV
+
+
+def attend_block(q_KBGH, k_KSH, v_KSV, window, cap, sinks_K1G1):
+    """`attend` for B queries that belong to the last B of the S keys: exp(q k^T - max) v / sum(exp(q k^T - max))."""
+    scores_KBGS = for_each_head(q_KBGH, k_KSH.swapaxes(1, 2))
+    if cap is not None:
+        scores_KBGS = softcap(scores_KBGS, cap)
+    if q_KBGH.shape[1] > 1:
+        hide(scores_KBGS, window)
+    top_KBG1 = scores_KBGS.max(axis=-1, keepdims=True)
+    if sinks_K1G1 is not None:
+        top_KBG1 = np.maximum(top_KBG1, sinks_K1G1)
+    scores_KBGS -= top_KBG1
+    weights_KBGS = np.exp(scores_KBGS, out=scores_KBGS)
+    sum_KBG1 = weights_KBGS.sum(axis=-1, keepdims=True)
+    if sinks_K1G1 is not None:
+        sum_KBG1 += np.exp(sinks_K1G1 - top_KBG1)
+    y_KBGV = for_each_head(weights_KBGS, v_KSV)
+    y_KBGV /= sum_KBG1  # here there is less to divide than before the product
+    return y_KBGV
+
+
+def for_each_head(x_KBGI, w_KIO):
+    """x W for the B queries of the G heads that share each W; (K, B, G, I), (K, I, O) -> (K, B, G, O)."""
+    K, B, G, _ = x_KBGI.shape
+    if B == 1:  # a product for each head: as fast as one for all on long texts, twice as fast on short ones
+        return (x_KBGI.swapaxes(1, 2) @ w_KIO[:, None]).swapaxes(1, 2)
+    return (x_KBGI.reshape(K, B * G, -1) @ w_KIO).reshape(K, B, G, -1)
+
+
+def hide(scores_KBGS, window):
+    """Set to -inf what the B queries, at the last B of S positions, may not see: what is ahead or behind the window."""
+    B, S = scores_KBGS.shape[1], scores_KBGS.shape[3]
+    query_B1 = np.arange(S - B, S)[:, None]
+    ahead_BB = np.arange(S - B, S) > query_B1
+    np.copyto(scores_KBGS[..., S - B :], -np.inf, where=ahead_BB[:, None])
+    if window is not None and window < S:
+        behind_BS = np.arange(S - window) <= query_B1 - window
+        np.copyto(scores_KBGS[..., : S - window], -np.inf, where=behind_BS[:, None])

@@ -1,0 +1,114 @@
+"""Hands out the tensors of a file by name: none missing, none of another shape, none left over."""
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+
+from .errors import ModelFileError, UnsupportedModel
+from .linear import Held, Job, Matrix, fill_jobs
+from .loader import GGUF, Tensor
+from .quants import SUPPORTED, dequantize
+
+# Tensors that inference never needs, and why; any other tensor that nothing reads is refused.
+NEVER_NEEDED = {
+    r"blk\.\d+\.attn_rot_embd\.weight": "RoPE's inverse frequencies, which old converters stored; metadata gives them",
+}
+
+
+class Tensors:
+    """Hands out the file's tensors by name; keeps account of which were taken and which matrices are to be filled."""
+
+    def __init__(self, file: GGUF, empty: Callable[[list[Tensor]], tuple[Held, list[Job]]]):
+        """`empty` makes room for matrices of the file, in the way they shall be held, and the jobs that fill it."""
+        self.file, self.empty = file, empty
+        self.taken: set[str] = set()
+        self.jobs: list[Job] = []
+
+    def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """The tensor of that name, which must have that shape."""
+        tensor = self.file.tensors.get(name)
+        if tensor is None:
+            raise ModelFileError(f"{self.file.path}: tensor {name!r} is missing; is the file whole?")
+        if tensor.shape != shape:
+            raise ModelFileError(
+                f"{tensor.path}: tensor {name!r} has shape {tensor.shape}; the metadata asks for {shape}"
+            )
+        if tensor.type not in SUPPORTED:
+            known = ", ".join(sorted(SUPPORTED))
+            raise UnsupportedModel(f"{tensor.path}: tensor {name!r} has type {tensor.type}; we can expand {known}")
+        self.taken.add(name)
+        return tensor
+
+    def vector(self, name: str, *shape: int, optional: bool = False, suffix: str = ".weight") -> np.ndarray | None:
+        """A small tensor in float32; None where it is optional and the file has no such."""
+        if optional and name + suffix not in self.file.tensors:
+            return None
+        tensor = self.take(name + suffix, shape)
+        return dequantize(tensor.data, tensor.type, tensor.byte_order)
+
+    def array(self, name: str, *shape: int) -> np.ndarray:
+        """A tensor in float32, however matrices are held."""
+        whole = np.empty(shape, np.float32)
+        self.jobs += fill_jobs(self.take(f"{name}.weight", shape).matrix, whole.reshape(-1, shape[-1]))
+        return whole
+
+    def matrix(self, name: str, n_in: int, n_out: int) -> Matrix:
+        """A matrix (out, in), with its bias if the file has one."""
+        return self.fused("", name, n_in, {name: n_out})
+
+    def fused(self, prefix: str, whole: str, n_in: int, parts: dict[str, int]) -> Matrix:
+        """The matrices `parts` (name: outputs) as one; the file may hold them as one already, `whole`."""
+        tensors = self._pieces(prefix, whole, (), n_in, parts)
+        return self._matrix(tensors, n_in, self._bias(prefix, whole, (), parts))
+
+    def experts(self, prefix: str, whole: str, count: int, n_in: int, parts: dict[str, int]) -> list[Matrix]:
+        """The same for each of `count` experts, which the file holds in one tensor a part."""
+        biases = self._bias(prefix, whole, (count,), parts)
+        tensors = self._pieces(prefix, whole, (count,), n_in, parts)
+        return [
+            self._matrix([tensor.part(e) for tensor in tensors], n_in, None if biases is None else biases[e])
+            for e in range(count)
+        ]
+
+    def _matrix(self, tensors, n_in, bias):
+        held, jobs = self.empty(tensors)
+        self.jobs += jobs
+        return Matrix(n_in, sum(tensor.shape[0] for tensor in tensors), held, bias)
+
+    def _pieces(self, prefix, whole, lead, n_in, parts):
+        """The tensors (*lead, out, in) that make up a matrix, or one for each expert: one a part, or `whole` alone."""
+        n_out, fused = sum(parts.values()), self.file.tensors.get(f"{prefix}{whole}.weight")
+        pieces = {whole: n_out} if fused is not None and fused.shape == (*lead, n_out, n_in) else parts
+        return [self.take(f"{prefix}{name}.weight", (*lead, outputs, n_in)) for name, outputs in pieces.items()]
+
+    def _bias(self, prefix, whole, lead, parts):
+        """The biases of the parts as one row, zero for a part that has none; None where none has."""
+        n_out, names = sum(parts.values()), [f"{prefix}{name}.bias" for name in parts]
+        fused = self.file.tensors.get(f"{prefix}{whole}.bias")
+        if fused is not None and fused.shape == (*lead, n_out):
+            return self.vector(prefix + whole, *lead, n_out, suffix=".bias")
+        if not any(name in self.file.tensors for name in names):
+            return None
+        rows = [self.vector(prefix + name, *lead, n, optional=True, suffix=".bias") for name, n in parts.items()]
+        zeros = [np.zeros((*lead, n), np.float32) for n in parts.values()]
+        return np.concatenate([zero if row is None else row for row, zero in zip(rows, zeros, strict=True)], axis=-1)
+
+    def refuse_unused(self, spare: tuple[str, ...]) -> None:
+        """A tensor that nothing reads means that the model is not the one we would compute.
+
+        `spare` are the beginnings of names that may go unread.
+        """
+        unused = [
+            name
+            for name in self.file.tensors
+            if name not in self.taken
+            and not name.startswith(spare)
+            and not any(re.fullmatch(pattern, name) for pattern in NEVER_NEEDED)
+        ]
+        if unused:
+            more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
+            raise ModelFileError(
+                f"{self.file.path}: nothing in this architecture reads tensor {', '.join(map(repr, unused[:3]))}{more};"
+                " the text would be wrong without it"
+            )
