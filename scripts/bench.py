@@ -26,9 +26,9 @@ import bench_report
 from bench_process import EngineFailed, Worker, missing
 from bench_runs import PEERS, Bench
 
-from llmcore.drafting import DRAFT
-from llmcore.generate import draft_tokens
-from llmcore.llm import WEIGHTS
+from llmcore.speed.drafting import DRAFT
+from llmcore.cli.options import draft_tokens
+from llmcore.speed.holding import WEIGHTS
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from llmcore import generate, hub
+from llmcore.cli import command, hub
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 

@@ -33,8 +33,8 @@ from tqdm import tqdm
 
 import llmcore
 from llmcore.cache import KVCache
-from llmcore.llm import WEIGHTS
-from llmcore.machine import restart_with_threads
+from llmcore.speed.holding import WEIGHTS
+from llmcore.speed.machine import restart_with_threads
 from llmcore.model import prefill, unembed
 
 ROWS = 64  # positions whose logits are in memory at a time: 67 MB for a vocabulary of 262,144
@@ -74,7 +74,7 @@ def log_probabilities(llm: llmcore.LLM, ids_T: np.ndarray) -> Iterator[tuple[np.
     given_T = ids_T.copy()
     if llm.tokenizer.add_bos:
         given_T[0] = llm.tokenizer.bos_id
-    x_TD = np.concatenate(list(prefill(llm.weights, llm.config, given_T, KVCache(llm.config))))
+    x_TD = np.concatenate(list(prefill(llm.weights, llm.config, given_T, llm.empty_cache())))
     for start in range(len(ids_T) // 2, len(ids_T) - 1, ROWS):
         stop = min(start + ROWS, len(ids_T) - 1)
         logits_RV = unembed(llm.weights, llm.config, x_TD[start:stop])

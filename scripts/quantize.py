@@ -28,7 +28,8 @@ from tqdm import tqdm
 
 from llmcore.errors import ModelFileError
 from llmcore.loader import GGUF, TENSOR_TYPES, VALUE_TYPES, Tensor, read_gguf
-from llmcore.machine import each, use_threads
+from llmcore.speed.machine import use_threads
+from llmcore.threads import each
 from llmcore.quants import FLOATS, dequantize
 
 FILE_TYPES = {

@@ -25,7 +25,7 @@ from backprop import PAD, loss_and_gradients, losses
 from tqdm import tqdm
 
 from llmcore.config import read_config
-from llmcore.machine import keep_freed_memory
+from llmcore.speed.machine import keep_freed_memory
 from llmcore.tokenizer import Tokenizer
 
 SIZES = ("layers", "width", "heads", "kv_heads", "ff", "context")

@@ -8,10 +8,11 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf import quants as gguf_quants
 
-from llmcore.holding import filling, hold
+from llmcore.speed.holding import filling, hold
 from llmcore.linear import Matrix
 from llmcore.loader import Tensor
-from llmcore.machine import n_threads, use_threads
+from llmcore.speed.machine import use_threads
+from llmcore.threads import n_threads
 from llmcore.quants import FORMATS
 
 
@@ -106,8 +107,8 @@ def matrix(tensors, how, bias=None):
 def cut_into_tiles(monkeypatch, weights, outputs):
     """Let tiles have so many weights, and at least so many outputs."""
     monkeypatch.setattr("llmcore.linear.TILE", weights)
-    monkeypatch.setattr("llmcore.holding.TILE", weights)
-    monkeypatch.setattr("llmcore.holding.TILE_OUTPUTS", outputs)
+    monkeypatch.setattr("llmcore.speed.holding.TILE", weights)
+    monkeypatch.setattr("llmcore.speed.holding.TILE_OUTPUTS", outputs)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import pytest
 from conftest import make
 
 import llmcore
-from llmcore import attention
+from llmcore.mixers import attention
 from llmcore.cache import ROOM, KVCache
 from llmcore.config import read_config
 from llmcore.loader import read_gguf
@@ -117,7 +117,7 @@ def test_latent_attention_caches_one_small_row_a_token(tmp_path):
     make("deepseek2", path)
     llm = llmcore.load(path)
     latent, n_rot = llm.config.latent, llm.config.layers[0].rope.n_rot
-    cache = KVCache(llm.config)
+    cache = llm.empty_cache()
     forward(llm.weights, llm.config, np.arange(3, 3 + ROOM), cache)
     assert cache.nbytes == 4 * llm.config.n_layers * ROOM * (latent.rank + n_rot)
     expanded = llm.config.n_heads * (llm.config.key_length + llm.config.value_length)

@@ -8,7 +8,7 @@ from conftest import make, real_model
 from test_model import REAL
 
 import llmcore
-from llmcore.batching import Whole
+from llmcore.speed.batching import Whole
 from llmcore.llm import LLM
 from llmcore.sampling import Sampling
 from llmcore.writing import CONTEXT_FULL, END_OF_TEXT, MAX_TOKENS, STOP_STRING
@@ -72,7 +72,7 @@ def test_a_text_comes_when_it_and_all_before_it_are_complete(llama, monkeypatch)
     monkeypatch.setattr(Whole, "go_on", noting)
     prompts = [[5] * n for n in (38, 40, 35, 39)]
     seen = []
-    for text in llm.texts(prompts, batch=2, max_tokens=99, how=Sampling(), seed=0, ignore_eos=True):
+    for text in llm.texts(prompts, batch=2, max_tokens=99, sampling=Sampling(), seed=0, ignore_eos=True):
         seen.append((text.writer.n_prompt, list(done)))
         assert text.n_tokens == 41 - text.writer.n_prompt
     # 40 ends at once, and 35 takes its place; when 38 has ended, 39 joins 35 and ends before it

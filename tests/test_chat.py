@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rewrite import rewrite
 
 import llmcore
-from llmcore import chat
+from llmcore.chat import template as chat
 
 RECORD = json.loads(gzip.decompress((DATA / "templates.json.gz").read_bytes()))  # made by record_templates.py
 TOKENS = RECORD["tokens"]

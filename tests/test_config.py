@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from llmcore.config import ARCHITECTURES, read_config
+from llmcore.config import read_config
+from llmcore.families import ARCHITECTURES
 from llmcore.errors import ModelFileError, UnsupportedModel
 
 

@@ -15,7 +15,7 @@ from conftest import ROOT, real_model, tiny_llama
 from rewrite import rewrite
 
 import llmcore
-from llmcore.conversation import reasoning
+from llmcore.cli.chat import reasoning
 
 pty = pytest.importorskip("pty", reason="there are no pseudo-terminals here")
 

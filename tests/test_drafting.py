@@ -12,7 +12,7 @@ from test_model import REAL
 
 import llmcore
 from llmcore.cache import KVCache
-from llmcore.drafting import DRAFT, FIRST, LONGEST, SHORTEST, lookup, next_draft
+from llmcore.speed.drafting import DRAFT, FIRST, LONGEST, SHORTEST, lookup, next_draft
 from llmcore.llm import LLM
 from llmcore.sampling import Sampling
 from llmcore.writing import CONTEXT_FULL, END_OF_TEXT, MAX_TOKENS
@@ -78,7 +78,7 @@ def test_only_after_a_draft_that_was_right_comes_a_long_one():
 
 def run(llm, prompt, draft, **options):
     """(ids, how the text ended, lengths of the cache after each token, rows of each pass but the prompt's)."""
-    cache, rows = KVCache(llm.config), []
+    cache, rows = llm.empty_cache(), []
     append = cache.append
 
     def noting(layer, *new_TKH):
@@ -184,7 +184,7 @@ def test_a_stop_string_within_a_draft(llama, monkeypatch):
 
 
 def test_a_text_that_is_left_in_the_middle_of_a_draft_leaves_what_is_true(scripted, llama):
-    cache = KVCache(llama.config)
+    cache = llama.empty_cache()
     scripted([5, 6, 7, 8] * 3, [5, 6, 7, 8] * 4, None, max_tokens=1)
     tokens = llama.tokens([5, 6, 7, 8] * 3, max_tokens=50, how=GREEDY, seed=0, draft=7, cache=cache)
     for n in range(11):

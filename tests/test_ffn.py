@@ -7,7 +7,7 @@ import pytest
 from conftest import make
 
 import llmcore
-from llmcore.config import Experts
+from llmcore.ffn import Dense, Experts
 from llmcore.ffn import keep_best_groups, mixture_of_experts, route
 
 PLAIN = Experts(

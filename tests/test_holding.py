@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from blocks import SMALL, TYPES, assert_same_bits, computing_with, cut_into_tiles, matrix, tensor
 
-from llmcore.holding import WAYS, Job, filling, held_bytes
+from llmcore.speed.holding import WAYS, Job, filling, held_bytes
 from llmcore.linear import Rows
 from llmcore.quants import FORMATS
 

@@ -18,7 +18,7 @@ import fetch_model  # conftest.py puts scripts/ on the path
 import pytest
 from conftest import ROOT, tiny_llama
 
-from llmcore import hub
+from llmcore.cli import hub
 from llmcore.errors import HubError
 
 pytest.importorskip("huggingface_hub")

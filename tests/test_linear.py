@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcore import linear
-from llmcore.holding import WAYS
+from llmcore.speed.holding import WAYS
 from llmcore.linear import Rows, Tile, across_rows
 
 N_ROWS = [1, 2, 3, 7, 8, 9, 16, 65, 200]

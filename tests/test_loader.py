@@ -13,7 +13,7 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFEndian, GGUFValueType
 from gguf_bytes import Bytes
 
-from llmcore import listing
+from llmcore.cli import inspect as listing
 from llmcore.errors import ModelFileError
 from llmcore.loader import TENSOR_TYPES, VALUE_TYPES, read_gguf
 

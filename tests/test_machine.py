@@ -8,8 +8,9 @@ import time
 import pytest
 
 import llmcore
-from llmcore import machine
-from llmcore.machine import available_memory, each, n_threads, physical_cores, use_threads
+from llmcore.speed import machine
+from llmcore.speed.machine import available_memory, physical_cores, use_threads
+from llmcore.threads import each, n_threads
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from make_tiny_model import FAMILIES
 
 import llmcore
 from llmcore.cache import KVCache
-from llmcore.holding import WAYS
+from llmcore.speed.holding import WAYS
 from llmcore.linear import Rows, Tile
-from llmcore.model import CHUNK, forward, forward_batch, prefill, unembed
+from llmcore.model import CHUNK, empty_cache, forward, prefill, unembed
 from llmcore.sampling import Sampling
 
 TINY = [
@@ -46,7 +46,7 @@ def assert_same_logits(ours, theirs, near_zero=3e-6):
 
 def in_steps(llm, ids, steps):
     """Logits of a text that is given to the model in steps of these sizes."""
-    cache, logits = KVCache(llm.config), []
+    cache, logits = llm.empty_cache(), []
     for size in steps:
         step = ids[cache.length : cache.length + size]
         logits.append(unembed(llm.weights, llm.config, forward(llm.weights, llm.config, step, cache)))
@@ -114,7 +114,7 @@ def test_a_text_longer_than_what_windowed_layers_hold(name, chunk, monkeypatch):
 
 def test_an_exception_leaves_the_cache_as_it_was(llama, monkeypatch):
     ids = np.random.default_rng(0).integers(3, 288, 40)
-    cache = KVCache(llama.config)
+    cache = llama.empty_cache()
     forward(llama.weights, llama.config, ids[:20], cache)
     with monkeypatch.context() as broken:
         broken.setattr("llmcore.model.dense_ffn", lambda *_: 1 / 0)  # after the first layer has appended its rows
@@ -132,7 +132,7 @@ def test_texts_that_share_a_pass_do_not_see_each_other(family, tmp_path):
     llm = llmcore.load(tmp_path / "m.gguf")
     rng = np.random.default_rng(0)
     steps = [[9, 1, 1, 20], [1, 1, 1, 1], [30, 5, 1, 1]]
-    texts = [(rng.integers(3, 288, sum(sizes)), KVCache(llm.config)) for sizes in steps]
+    texts = [(rng.integers(3, 288, sum(sizes)), llm.empty_cache()) for sizes in steps]
     logits = [[], [], []]
     for sizes in zip(*steps, strict=True):
         news = [
@@ -147,7 +147,7 @@ def test_texts_that_share_a_pass_do_not_see_each_other(family, tmp_path):
 
 
 def test_an_exception_leaves_all_caches_of_a_pass_as_they_were(llama, monkeypatch):
-    caches = [KVCache(llama.config), KVCache(llama.config)]
+    caches = [llama.empty_cache(), llama.empty_cache()]
     forward_batch(llama.weights, llama.config, [(np.arange(3, 8), caches[0]), (np.arange(9, 11), caches[1])])
     with monkeypatch.context() as broken:
         broken.setattr("llmcore.model.dense_ffn", lambda *_: 1 / 0)
@@ -175,7 +175,7 @@ def test_real_models_are_exact(file, case, how, max_tokens):
     ids = llm.encode_prompt(case["prompt"])
     assert ids == case["ids"]
 
-    hidden_TD = np.concatenate(list(prefill(llm.weights, llm.config, np.array(ids), KVCache(llm.config))))
+    hidden_TD = np.concatenate(list(prefill(llm.weights, llm.config, np.array(ids), llm.empty_cache())))
     nll = 0.0
     for start in range(0, len(ids), 128):  # all logits of 900 tokens at once would be a gigabyte for Gemma
         logits_TV = unembed(llm.weights, llm.config, hidden_TD[start : start + 128]).astype(np.float64)
@@ -186,5 +186,5 @@ def test_real_models_are_exact(file, case, how, max_tokens):
     assert abs(nll / (len(ids) - 1) - case["mean_nll"]) < nll_bound
     np.testing.assert_allclose(logits_TV[-1][case["top10"]["ids"]], case["top10"]["logits"], rtol=0, atol=logit_bound)
 
-    tokens = llm.tokens(ids, max_tokens=max_tokens, how=Sampling(temperature=0), seed=0, ignore_eos=True)
+    tokens = llm.tokens(ids, max_tokens=max_tokens, sampling=Sampling(temperature=0), seed=0, ignore_eos=True)
     assert [token.id for token in tokens] == case["greedy"][:max_tokens]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llmcore import ops
-from llmcore.config import Rope
+from llmcore.rope import Rope
 
 
 def test_rms_norm_of_3_4():

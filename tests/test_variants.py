@@ -47,7 +47,7 @@ def test_decoding_in_steps_equals_one_prefill(family, tmp_path):
     llm = llmcore.load(tmp_path / "model.gguf")
     whole = llm.logits(IDS)
     for steps in ([1] * 30, [7, 1, 13, 9], [29, 1]):
-        cache, logits = KVCache(llm.config), []
+        cache, logits = llm.empty_cache(), []
         for size in steps:
             step = IDS[cache.length : cache.length + size]
             logits.append(unembed(llm.weights, llm.config, forward(llm.weights, llm.config, step, cache)))

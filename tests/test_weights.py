@@ -15,7 +15,7 @@ from rewrite import rewrite
 import llmcore
 from llmcore.loader import read_gguf
 from llmcore.quants import dequantize
-from llmcore.weights import RESERVE, choose
+from llmcore.speed.holding import RESERVE, choose
 
 
 @pytest.fixture
