@@ -5,11 +5,11 @@ import pytest
 from conftest import make
 
 import llmcore
-from llmcore.mixers import attention
-from llmcore.cache import ROOM, KVCache
+from llmcore.cache import ROOM
 from llmcore.config import read_config
 from llmcore.loader import read_gguf
-from llmcore.model import forward
+from llmcore.mixers import attention
+from llmcore.model import empty_cache, forward
 
 
 def one_at_a_time(q_KTGH, k_KSH, v_KSH, window):
@@ -75,7 +75,7 @@ def test_sinks_take_weight_and_give_nothing():
 def cache_of(family, path, **options):
     """An empty cache for a random model."""
     make(family, path, **options)
-    return KVCache(read_config(read_gguf(path).metadata, path))
+    return empty_cache(read_config(read_gguf(path).metadata, path))
 
 
 def filled(cache, n_tokens, step, shapes):
@@ -84,7 +84,7 @@ def filled(cache, n_tokens, step, shapes):
     for start in range(0, n_tokens, step):
         tokens_T = np.arange(start, min(start + step, n_tokens), dtype=np.float32)
         rows = [np.broadcast_to(tokens_T[:, None, None], (len(tokens_T), *shape)) for shape in shapes]
-        views = [cache.append(layer, *rows) for layer in range(len(cache._layers))]
+        views = [cache.append(layer, *rows) for layer in range(len(cache.layers))]
         cache.commit(len(tokens_T))
     return views
 
@@ -98,8 +98,8 @@ def test_a_windowed_layer_keeps_no_more_than_its_window_and_a_chunk(step, tmp_pa
         rows = keys_KSH[0, :, 0].tolist()
         seen = n_tokens if layer == 5 else window - 1 + (n_tokens - 1) % step + 1
         assert rows[-seen:] == list(range(n_tokens - seen, n_tokens))
-        held = cache._layers[layer].arrays[0].shape[1]
-        assert held <= (2 * n_tokens if layer == 5 else max(window + ROOM, window - 1 + step))
+        kept = cache.layers[layer].arrays[0].shape[1]
+        assert kept <= (2 * n_tokens if layer == 5 else max(window + ROOM, window - 1 + step))
 
 
 def test_truncating_goes_back_as_far_as_the_windows_reach(tmp_path):
@@ -116,27 +116,28 @@ def test_latent_attention_caches_one_small_row_a_token(tmp_path):
     path = tmp_path / "m.gguf"
     make("deepseek2", path)
     llm = llmcore.load(path)
-    latent, n_rot = llm.config.latent, llm.config.layers[0].rope.n_rot
+    plan = llm.config.layers[0].mixer
+    width = plan.rank + plan.rope.n_rot
     cache = llm.empty_cache()
-    forward(llm.weights, llm.config, np.arange(3, 3 + ROOM), cache)
-    assert cache.nbytes == 4 * llm.config.n_layers * ROOM * (latent.rank + n_rot)
-    expanded = llm.config.n_heads * (llm.config.key_length + llm.config.value_length)
-    assert latent.rank + n_rot < expanded / 3
+    forward(llm.weights, llm.config, [(np.arange(3, 3 + ROOM), cache)])
+    assert cache.nbytes == 4 * len(llm.config.layers) * ROOM * width
+    assert width < plan.n_heads * (plan.key_length + plan.value_length) / 3
 
 
 def test_cache_returns_what_was_appended_and_grows_with_use(llama_path):
     config = read_config(read_gguf(llama_path).metadata, llama_path)
-    cache = KVCache(config)
+    plan, n_layers = config.layers[0].mixer, len(config.layers)
+    cache = empty_cache(config)
     assert cache.nbytes == 0
     rng = np.random.default_rng(0)
-    k_SKH = rng.standard_normal((3000, config.n_kv_heads, config.key_length)).astype(np.float32)
-    v_SKH = rng.standard_normal((3000, config.n_kv_heads, config.value_length)).astype(np.float32)
+    k_SKH = rng.standard_normal((3000, plan.n_kv_heads, plan.key_length)).astype(np.float32)
+    v_SKH = rng.standard_normal((3000, plan.n_kv_heads, plan.value_length)).astype(np.float32)
     for stop in (1, 2, 5, 255, 256, 257, 1000, 3000):
-        for layer in range(config.n_layers):
+        for layer in range(n_layers):
             new = slice(cache.length, stop)
             k_KSH, v_KSH = cache.append(layer, k_SKH[new] + layer, v_SKH[new] - layer)
             np.testing.assert_array_equal(k_KSH.swapaxes(0, 1), k_SKH[:stop] + layer)
             np.testing.assert_array_equal(v_KSH.swapaxes(0, 1), v_SKH[:stop] - layer)
         cache.commit(stop - cache.length)
-        row = 4 * config.n_layers * config.n_kv_heads * (config.key_length + config.value_length)
+        row = 4 * n_layers * plan.n_kv_heads * (plan.key_length + plan.value_length)
         assert stop * row <= cache.nbytes <= max(256, 2 * stop) * row

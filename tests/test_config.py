@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from llmcore.config import read_config
-from llmcore.families import ARCHITECTURES
 from llmcore.errors import ModelFileError, UnsupportedModel
+from llmcore.families import ARCHITECTURES
 
 
 def metadata(arch="llama", **changes):
@@ -30,12 +30,13 @@ def read(arch="llama", **changes):
 
 def test_defaults():
     config = read()
-    assert (config.n_kv_heads, config.key_length, config.value_length) == (4, 12, 12)
-    assert config.attention_scale == 1 / math.sqrt(12)
-    rope = config.layers[0].rope
+    attention = config.layers[0].mixer
+    assert (attention.n_kv_heads, attention.key_length, attention.value_length) == (4, 12, 12)
+    assert attention.scale == 1 / math.sqrt(12)
+    rope = attention.rope
     assert (rope.n_rot, rope.base, rope.factor, rope.yarn_context, rope.gain) == (12, 10000, 1, None, 1)
-    assert [layer.n_ff for layer in config.layers] == [96] * 7
-    assert {layer.window for layer in config.layers} == {None}
+    assert [layer.ffn.n_ff for layer in config.layers] == [96] * 7
+    assert {layer.mixer.window for layer in config.layers} == {None}
 
 
 def test_vocab_size_is_else_the_number_of_tokens():
@@ -45,7 +46,7 @@ def test_vocab_size_is_else_the_number_of_tokens():
 
 def test_one_feed_forward_length_a_layer():
     config = read(feed_forward_length=np.arange(1, 8, dtype=np.int32))
-    assert [layer.n_ff for layer in config.layers] == [1, 2, 3, 4, 5, 6, 7]
+    assert [layer.ffn.n_ff for layer in config.layers] == [1, 2, 3, 4, 5, 6, 7]
 
 
 @pytest.mark.parametrize(
@@ -59,36 +60,36 @@ def test_one_feed_forward_length_a_layer():
     ],
 )
 def test_rope_scaling_factor(keys, factor):
-    assert read(**keys).layers[0].rope.factor == factor
+    assert read(**keys).layers[0].mixer.rope.factor == factor
 
 
 def test_yarn_context_is_by_default_the_whole():
     keys = {"rope__scaling__type": "yarn", "rope__scaling__factor": 4.0}
-    assert read(**keys).layers[0].rope.yarn_context == 128
-    assert read(**keys).layers[0].rope.gain == 1 + 0.1 * math.log(4)
-    assert read(**keys, rope__scaling__original_context_length=32).layers[0].rope.yarn_context == 32
+    assert read(**keys).layers[0].mixer.rope.yarn_context == 128
+    assert read(**keys).layers[0].mixer.rope.gain == 1 + 0.1 * math.log(4)
+    assert read(**keys, rope__scaling__original_context_length=32).layers[0].mixer.rope.yarn_context == 32
 
 
 def test_gemma3_sees_a_window_in_five_layers_of_six():
     config = read("gemma3", attention__sliding_window=16, rope__freq_base=1e6, rope__scaling__factor=8.0)
-    assert [layer.window for layer in config.layers] == [16] * 5 + [None] + [16]
-    near, far = config.layers[0].rope, config.layers[5].rope
+    assert [layer.mixer.window for layer in config.layers] == [16] * 5 + [None] + [16]
+    near, far = config.layers[0].mixer.rope, config.layers[5].mixer.rope
     assert (near.base, near.factor, far.base, far.factor) == (10000, 1, 1e6, 8)
     assert config.embedding_scale == math.sqrt(48)
 
 
 def test_window_patterns_of_the_file():
     third = read("gemma3", attention__sliding_window=16, attention__sliding_window_pattern=3)
-    assert [layer.window for layer in third.layers] == [16, 16, None, 16, 16, None, 16]
+    assert [layer.mixer.window for layer in third.layers] == [16, 16, None, 16, 16, None, 16]
     flags = np.array([True, False, False, True, True, False, True])
     each = read("gemma3", attention__sliding_window=16, attention__sliding_window_pattern=flags)
-    assert [layer.window is not None for layer in each.layers] == flags.tolist()
-    assert {layer.window for layer in read("gemma3").layers} == {None}
+    assert [layer.mixer.window is not None for layer in each.layers] == flags.tolist()
+    assert {layer.mixer.window for layer in read("gemma3").layers} == {None}
 
 
 def test_gemma3_27b_scales_by_the_model_width():
-    assert read("gemma3", block_count=62, attention__key_length=32).attention_scale == 1 / math.sqrt(48 / 4)
-    assert read("gemma3", block_count=61, attention__key_length=32).attention_scale == 1 / math.sqrt(32)
+    assert read("gemma3", block_count=62, attention__key_length=32).layers[0].mixer.scale == 1 / math.sqrt(48 / 4)
+    assert read("gemma3", block_count=61, attention__key_length=32).layers[0].mixer.scale == 1 / math.sqrt(32)
 
 
 def test_an_architecture_we_lack_lists_those_we_have():
@@ -134,17 +135,18 @@ def test_what_makes_no_sense_is_refused_by_key(changes, words):
     assert words in str(error.value)
 
 
-def test_head_counts_may_come_for_each_layer_but_must_agree():
-    assert read(attention__head_count_kv=np.full(7, 2)).n_kv_heads == 2
-    with pytest.raises(UnsupportedModel, match="head_count_kv differs between layers"):
-        read(attention__head_count_kv=np.arange(1, 8))
+def test_head_counts_may_come_for_each_layer():
+    config = read(attention__head_count_kv=np.array([1, 2, 4, 2, 1, 4, 4]))
+    assert [layer.mixer.n_kv_heads for layer in config.layers] == [1, 2, 4, 2, 1, 4, 4]
+    with pytest.raises(ModelFileError, match="head_count_kv is 3, which does not divide the 4 query heads"):
+        read(attention__head_count_kv=np.array([1, 2, 4, 3, 1, 4, 4]))
 
 
 def test_spare_layers_are_neither_run_nor_counted():
     widths = np.arange(1, 8, dtype=np.int32)
     config = read(nextn_predict_layers=2, feed_forward_length=widths)
-    assert (config.n_layers, config.n_spare_layers) == (5, 2)
-    assert [layer.n_ff for layer in config.layers] == [1, 2, 3, 4, 5]
+    assert (len(config.layers), config.n_spare_layers) == (5, 2)
+    assert [layer.ffn.n_ff for layer in config.layers] == [1, 2, 3, 4, 5]
 
 
 def test_an_encoder_is_refused():
@@ -154,8 +156,8 @@ def test_an_encoder_is_refused():
 
 def test_granite_without_rope():
     keys = {"attention__layer_norm_rms_epsilon": 1e-5, "rope__scaling__finetuned": False}
-    assert {layer.rope for layer in read("granite", **keys).layers} == {None}
-    assert {layer.rope for layer in read("llama", **keys).layers} != {None}
+    assert {layer.mixer.rope for layer in read("granite", **keys).layers} == {None}
+    assert {layer.mixer.rope for layer in read("llama", **keys).layers} != {None}
 
 
 @pytest.mark.parametrize("name", [None, 7])

@@ -7,11 +7,20 @@ import pytest
 from conftest import make
 
 import llmcore
-from llmcore.ffn import Dense, Experts
-from llmcore.ffn import keep_best_groups, mixture_of_experts, route
+from llmcore.ffn import Dense, Experts, keep_best_groups, mixture_of_experts, route
+from llmcore.linear import Float32
 
 PLAIN = Experts(
-    count=4, used=2, n_ff=8, n_ff_shared=0, gating="softmax", renormalize=False, scale=1.0, groups=1, groups_used=1
+    count=4,
+    used=2,
+    expert=Dense(8, "swiglu", gated=True),
+    shared=None,
+    shared_gate=False,
+    gating="softmax",
+    renormalize=False,
+    scale=1.0,
+    groups=1,
+    groups_used=1,
 )
 LOGITS = np.log(np.float32([[4, 1, 3, 2]]))  # probabilities 0.4, 0.1, 0.3, 0.2
 
@@ -53,33 +62,33 @@ def test_weights_that_sum_to_nothing_do_not_divide_by_zero():
 
 @pytest.fixture
 def mixture(tmp_path):
-    """One mixture with its family and experts."""
+    """The weights and the plan of one mixture."""
     make("qwen3moe", tmp_path / "m.gguf", experts=8, experts_used=3)
     llm = llmcore.load(tmp_path / "m.gguf")
-    return llm.weights.layers[0].ffn, llm.config.family, llm.config.layers[0].experts
+    return llm.weights.layers[0].ffn, llm.config.layers[0].ffn
 
 
 def test_a_mixture_is_the_weighted_sum_of_its_experts(mixture):
-    w, family, experts = mixture
+    w, plan = mixture
     x_TD = np.random.default_rng(0).standard_normal((20, w.ffn_gate_inp.n_in)).astype(np.float32)
     want_TD = np.zeros_like(x_TD, dtype=np.float64)
     for t, x_D in enumerate(x_TD.astype(np.float64)):
-        probs_E = np.exp(x_D @ w.ffn_gate_inp.held.T)
+        probs_E = np.exp(x_D @ w.ffn_gate_inp.held.w_OI.T)
         probs_E /= probs_E.sum()
         chosen = sorted(range(8), key=lambda e: -probs_E[e])[:3]
         for e in chosen:
-            gate_F, up_F = np.split(x_D @ w.ffn_up_exps[e].held.T, 2)
-            out_D = (gate_F / (1 + np.exp(-gate_F)) * up_F) @ w.ffn_down_exps[e].held.T
+            gate_F, up_F = np.split(x_D @ w.ffn_up_exps[e].held.w_OI.T, 2)
+            out_D = (gate_F / (1 + np.exp(-gate_F)) * up_F) @ w.ffn_down_exps[e].held.w_OI.T
             want_TD[t] += probs_E[e] / probs_E[chosen].sum() * out_D
-    np.testing.assert_allclose(mixture_of_experts(x_TD, w, family, experts), want_TD, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(mixture_of_experts(x_TD, w, plan), want_TD, rtol=1e-4, atol=1e-5)
 
 
 def test_experts_that_nobody_chose_are_not_touched(mixture):
-    w, family, experts = mixture
+    w, plan = mixture
     x_TD = np.random.default_rng(1).standard_normal((1, w.ffn_gate_inp.n_in)).astype(np.float32)
-    (chosen_U,), _ = route(x_TD @ w.ffn_gate_inp.held.T, experts)
-    poison = replace(w.ffn_up_exps[0], held=np.full_like(w.ffn_up_exps[0].held, np.nan))
+    (chosen_U,), _ = route(x_TD @ w.ffn_gate_inp.held.w_OI.T, plan)
+    poison = replace(w.ffn_up_exps[0], held=Float32(np.full_like(w.ffn_up_exps[0].held.w_OI, np.nan)))
     poisoned = replace(w, ffn_up_exps=[m if e in chosen_U else poison for e, m in enumerate(w.ffn_up_exps)])
     np.testing.assert_array_equal(
-        mixture_of_experts(x_TD, poisoned, family, experts), mixture_of_experts(x_TD, w, family, experts)
+        mixture_of_experts(x_TD, poisoned, plan), mixture_of_experts(x_TD, w, plan)
     )

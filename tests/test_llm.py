@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import llmcore
 from llmcore.llm import LLM
 from llmcore.sampling import Sampling
-from llmcore.writing import CONTEXT_FULL, END_OF_TEXT, MAX_TOKENS, Token, until_stop
+from llmcore.writing import CONTEXT_FULL, END_OF_TEXT, MAX_TOKENS, Token, decode_tokens, until_stop
 
 GREEDY = Sampling(temperature=0)
 
@@ -58,8 +58,8 @@ def test_an_empty_stop_string_is_refused_at_once(stop):
 
 def streamed(token_bytes):
     """The pieces of tokens that have these bytes."""
-    llm = LLM(None, SimpleNamespace(token_bytes=lambda i: token_bytes[i]), None, 0)
-    return list(llm.text(Token(i, None) for i in range(len(token_bytes))))
+    tokenizer, last = SimpleNamespace(token_bytes=lambda i: token_bytes[i]), len(token_bytes) - 1
+    return list(decode_tokens(tokenizer, (Token(i, None, MAX_TOKENS if i == last else None) for i in range(last + 1))))
 
 
 def test_a_character_waits_until_its_bytes_are_whole():
@@ -83,24 +83,24 @@ def test_greedy_text_is_the_argmax_of_logits(llama):
     ids = [1, 50, 60]
     for _ in range(10):
         ids.append(int(llama.logits(ids)[-1].argmax()))
-    tokens = list(llama.tokens([1, 50, 60], max_tokens=10, how=GREEDY, seed=None, ignore_eos=True))
+    tokens = list(llama.tokens([1, 50, 60], max_tokens=10, sampling=GREEDY, seed=None, ignore_eos=True))
     assert [token.id for token in tokens] == ids[3:]
     assert [token.end for token in tokens] == [None] * 9 + [MAX_TOKENS]
 
 
 def test_generation_ends_with_any_token_of_the_end_set(llama):
-    ids = [token.id for token in llama.tokens([1, 50], max_tokens=8, how=GREEDY, seed=None, ignore_eos=True)]
+    ids = [token.id for token in llama.tokens([1, 50], max_tokens=8, sampling=GREEDY, seed=None, ignore_eos=True)]
     third = ids.index(ids[2])  # where that token comes first
     tokenizer = SimpleNamespace(eog_ids={ids[2]}, token_bytes=llama.tokenizer.token_bytes)
     ending = LLM(llama.config, tokenizer, llama.weights, 512)
-    tokens = list(ending.tokens([1, 50], max_tokens=8, how=GREEDY, seed=None))
+    tokens = list(ending.tokens([1, 50], max_tokens=8, sampling=GREEDY, seed=None))
     assert [token.id for token in tokens] == ids[: third + 1]
     assert tokens[-1].end == END_OF_TEXT
     # ... and that token is no text, unless the caller wants to go on
     text = "".join(ending.generate([1, 50], max_tokens=8, temperature=0))
     whole = "".join(ending.generate([1, 50], max_tokens=8, temperature=0, ignore_eos=True))
-    assert text == "".join(llama.text(Token(i, None) for i in ids[:third]))
-    assert whole == "".join(llama.text(Token(i, None) for i in ids))
+    assert text == "".join(decode_tokens(llama.tokenizer, (Token(i, None) for i in ids[:third])))
+    assert whole == "".join(decode_tokens(llama.tokenizer, (Token(i, None) for i in ids)))
 
 
 def test_a_seed_repeats_itself(llama):
@@ -113,7 +113,7 @@ def test_a_seed_repeats_itself(llama):
 
 def test_a_full_context_ends_the_text_and_says_so(llama_path):
     llm = llmcore.load(llama_path, context_length=8)
-    tokens = list(llm.tokens([1] * 5, max_tokens=50, how=GREEDY, seed=None, ignore_eos=True))
+    tokens = list(llm.tokens([1] * 5, max_tokens=50, sampling=GREEDY, seed=None, ignore_eos=True))
     assert [token.end for token in tokens] == [None, None, None, CONTEXT_FULL]  # the last is never read
     with pytest.warns(UserWarning, match="context of 8 tokens is full"):
         list(llm.generate([1] * 8, max_tokens=50, ignore_eos=True))

@@ -8,11 +8,11 @@ from conftest import DATA, make, real_model, reference
 from make_tiny_model import FAMILIES
 
 import llmcore
-from llmcore.cache import KVCache
 from llmcore.speed.holding import WAYS
-from llmcore.linear import Rows, Tile
-from llmcore.model import CHUNK, empty_cache, forward, prefill, unembed
+from llmcore.model import CHUNK, forward, prefill, unembed
 from llmcore.sampling import Sampling
+from llmcore.speed.int8 import Tile
+from llmcore.speed.mapped import FileRows
 
 TINY = [
     *("command-r", "deepseek2", "deepseek2-lite", "gemma", "gemma2", "gemma3", "gpt-oss", "gpt2", "granite", "llama"),
@@ -49,15 +49,15 @@ def in_steps(llm, ids, steps):
     cache, logits = llm.empty_cache(), []
     for size in steps:
         step = ids[cache.length : cache.length + size]
-        logits.append(unembed(llm.weights, llm.config, forward(llm.weights, llm.config, step, cache)))
+        logits.append(unembed(llm.weights, llm.config, forward(llm.weights, llm.config, [(step, cache)])))
     return np.concatenate(logits)
 
 
 @pytest.mark.parametrize("name", TINY)
-@pytest.mark.parametrize("how", WAYS)
-def test_logits_are_those_of_llama_cpp(name, how):
+@pytest.mark.parametrize("way", WAYS)
+def test_logits_are_those_of_llama_cpp(name, way):
     path, ids, logits = reference(name)
-    assert nmse(llmcore.load(path, weights=how).logits(ids), logits) < (1e-5 if name.startswith(GELU) else 1e-9)
+    assert nmse(llmcore.load(path, weights=way).logits(ids), logits) < (1e-5 if name.startswith(GELU) else 1e-9)
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS.files[1:])
@@ -83,13 +83,13 @@ def test_all_ways_to_hold_quantized_matrices_are_the_same_model(family, kind, tm
     """In one pass, and in steps: one row takes another way than several."""
     make(family, tmp_path / "m.gguf", type=kind, **WIDE[family])
     ids = np.random.default_rng(0).integers(3, 288, 30)
-    models = {how: llmcore.load(tmp_path / "m.gguf", weights=how) for how in WAYS}
+    models = {way: llmcore.load(tmp_path / "m.gguf", weights=way) for way in WAYS}
     whole, steps = models["float32"].logits(ids), [20, 1, 1, 5, 1, 1, 1]
-    for how, piece in (("int8", Tile), ("mapped", Rows)):
-        held = models[how].weights.layers[0].attn.attn_output.held
-        assert {type(part) for _, part in held} == {piece}
-        assert nmse(models[how].logits(ids), whole) < 1e-9
-        assert nmse(in_steps(models[how], ids, steps), whole) < 1e-9
+    for way, piece in (("int8", Tile), ("mapped", FileRows)):
+        held = models[way].weights.layers[0].mixer.attn_output.held
+        assert {type(part) for _, part in held.pieces} == {piece}
+        assert nmse(models[way].logits(ids), whole) < 1e-9
+        assert nmse(in_steps(models[way], ids, steps), whole) < 1e-9
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS.files[1:])
@@ -115,13 +115,13 @@ def test_a_text_longer_than_what_windowed_layers_hold(name, chunk, monkeypatch):
 def test_an_exception_leaves_the_cache_as_it_was(llama, monkeypatch):
     ids = np.random.default_rng(0).integers(3, 288, 40)
     cache = llama.empty_cache()
-    forward(llama.weights, llama.config, ids[:20], cache)
+    forward(llama.weights, llama.config, [(ids[:20], cache)])
     with monkeypatch.context() as broken:
-        broken.setattr("llmcore.model.dense_ffn", lambda *_: 1 / 0)  # after the first layer has appended its rows
+        broken.setattr("llmcore.ffn.run", lambda *_: 1 / 0)  # after the first layer has appended its rows
         with pytest.raises(ZeroDivisionError):
-            forward(llama.weights, llama.config, ids[3:9], cache)
+            forward(llama.weights, llama.config, [(ids[3:9], cache)])
     assert cache.length == 20
-    after = unembed(llama.weights, llama.config, forward(llama.weights, llama.config, ids[20:], cache))
+    after = unembed(llama.weights, llama.config, forward(llama.weights, llama.config, [(ids[20:], cache)]))
     assert_same_logits(after, llama.logits(ids)[20:])
 
 
@@ -138,7 +138,7 @@ def test_texts_that_share_a_pass_do_not_see_each_other(family, tmp_path):
         news = [
             (ids[cache.length : cache.length + size], cache) for (ids, cache), size in zip(texts, sizes, strict=True)
         ]
-        logits_TV = unembed(llm.weights, llm.config, forward_batch(llm.weights, llm.config, news))
+        logits_TV = unembed(llm.weights, llm.config, forward(llm.weights, llm.config, news))
         for parts, part in zip(logits, np.split(logits_TV, np.cumsum(sizes)[:-1]), strict=True):
             parts.append(part)
     for (ids, cache), parts in zip(texts, logits, strict=True):
@@ -148,13 +148,13 @@ def test_texts_that_share_a_pass_do_not_see_each_other(family, tmp_path):
 
 def test_an_exception_leaves_all_caches_of_a_pass_as_they_were(llama, monkeypatch):
     caches = [llama.empty_cache(), llama.empty_cache()]
-    forward_batch(llama.weights, llama.config, [(np.arange(3, 8), caches[0]), (np.arange(9, 11), caches[1])])
+    forward(llama.weights, llama.config, [(np.arange(3, 8), caches[0]), (np.arange(9, 11), caches[1])])
     with monkeypatch.context() as broken:
-        broken.setattr("llmcore.model.dense_ffn", lambda *_: 1 / 0)
+        broken.setattr("llmcore.ffn.run", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            forward_batch(llama.weights, llama.config, [(np.array([5]), cache) for cache in caches])
+            forward(llama.weights, llama.config, [(np.array([5]), cache) for cache in caches])
     assert [cache.length for cache in caches] == [5, 2]
-    x_TD = forward_batch(llama.weights, llama.config, [(np.array([7]), cache) for cache in caches])
+    x_TD = forward(llama.weights, llama.config, [(np.array([7]), cache) for cache in caches])
     logits_TV = unembed(llama.weights, llama.config, x_TD)
     assert_same_logits(logits_TV[0], llama.logits([3, 4, 5, 6, 7, 7])[-1])
     assert_same_logits(logits_TV[1], llama.logits([9, 10, 7])[-1])
@@ -162,15 +162,15 @@ def test_an_exception_leaves_all_caches_of_a_pass_as_they_were(llama, monkeypatc
 
 # Mapped matrices are slow (10 tokens a second): a few tokens of the two shortest prompts.
 @pytest.mark.parametrize(
-    ("file", "case", "how", "max_tokens"),
+    ("file", "case", "way", "max_tokens"),
     [(file, case, "float32", 48) for file in REAL for case in REAL[file]]
     + [(file, case, "int8", 48) for file in REAL for case in REAL[file][:3]]
     + [pytest.param(file, case, "int8", 48, marks=pytest.mark.slow) for file in REAL for case in REAL[file][3:]]
     + [(file, case, "mapped", 16) for file in REAL for case in REAL[file][:2]],
     ids=lambda x: x["name"] if isinstance(x, dict) else str(x),
 )
-def test_real_models_are_exact(file, case, how, max_tokens):
-    llm = real_model(file, how)
+def test_real_models_are_exact(file, case, way, max_tokens):
+    llm = real_model(file, way)
     logit_bound, nll_bound = TOLERANCES[file]
     ids = llm.encode_prompt(case["prompt"])
     assert ids == case["ids"]

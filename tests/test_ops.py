@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from llmcore import ops
-from llmcore.rope import Rope
+from llmcore import ops, rope
 
 
 def test_rms_norm_of_3_4():
@@ -61,18 +60,18 @@ def rotated(x, position, base, pairs, n_rot, divide=1.0, gain=1.0):
     for i in range(n_rot // 2):
         a, b = (2 * i, 2 * i + 1) if pairs == "adjacent" else (i, i + n_rot // 2)
         angle = position * base ** (-2 * i / n_rot) / divide
-        turned = complex(x[a], x[b]) * complex(math.cos(angle), math.sin(angle)) * gain
-        x[a], x[b] = turned.real, turned.imag
+        rotated_pair = complex(x[a], x[b]) * complex(math.cos(angle), math.sin(angle)) * gain
+        x[a], x[b] = rotated_pair.real, rotated_pair.imag
     return x
 
 
 @pytest.mark.parametrize("pairs", ["adjacent", "halves"])
 @pytest.mark.parametrize("n_rot", [8, 6])
-def test_rope_turns_each_pair_by_its_angle(pairs, n_rot):
-    rope = Rope(n_rot, pairs, base=100.0, factor=4.0, gain=1.5)
+def test_rope_rotates_each_pair_by_its_angle(pairs, n_rot):
+    plan = rope.Rope(n_rot, pairs, base=100.0, factor=4.0, gain=1.5)
     x_TNH = np.random.default_rng(0).standard_normal((3, 2, 8)).astype(np.float32)
     positions = [0, 5, 77]
-    out = ops.rope(x_TNH, ops.rope_table(rope, np.array(positions)), pairs)
+    out = rope.rotate(x_TNH, rope.rope_table(plan, np.array(positions)), pairs)
     want = [
         [rotated(x, p, 100.0, pairs, n_rot, 4.0, 1.5) for x in x_NH] for x_NH, p in zip(x_TNH, positions, strict=True)
     ]
@@ -80,16 +79,16 @@ def test_rope_turns_each_pair_by_its_angle(pairs, n_rot):
 
 
 def test_rope_factors_divide_the_angles():
-    rope = Rope(4, "halves", base=100.0)
-    turns_TR = ops.rope_table(rope, np.array([3]), np.float32([2, 5]))
-    np.testing.assert_allclose(turns_TR.real, [[math.cos(3 / 2), math.cos(3 * 0.1 / 5)]], rtol=1e-6)
+    plan = rope.Rope(4, "halves", base=100.0)
+    rotations_TR = rope.rope_table(plan, np.array([3]), np.float32([2, 5]))
+    np.testing.assert_allclose(rotations_TR.real, [[math.cos(3 / 2), math.cos(3 * 0.1 / 5)]], rtol=1e-6)
 
 
 def test_yarn_keeps_fast_pairs_and_stretches_slow_ones():
-    # Pairs turn base^(-2i/n_rot) / 2 pi times a token: with 64 dimensions and base 10000 pair 0 turns 652 times within
+    # Pairs go round base^(-2i/n_rot) / 2 pi times a token: with 64 dimensions and base 10000 pair 0 goes round 652 times within
     # 4096 tokens and pair 31 a twelfth of a time, so one keeps its frequency and the other is divided by the factor.
-    rope = Rope(64, "halves", base=10000.0, factor=8.0, yarn_context=4096)
-    turns_TR = ops.rope_table(rope, np.array([1]))
-    angles_R = np.arctan2(turns_TR[0].imag, turns_TR[0].real)
+    plan = rope.Rope(64, "halves", base=10000.0, factor=8.0, yarn_context=4096)
+    rotations_TR = rope.rope_table(plan, np.array([1]))
+    angles_R = np.arctan2(rotations_TR[0].imag, rotations_TR[0].real)
     np.testing.assert_allclose(angles_R[0], 1, rtol=1e-6)
     np.testing.assert_allclose(angles_R[31], 10000 ** (-62 / 64) / 8, rtol=1e-5)

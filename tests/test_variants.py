@@ -50,5 +50,5 @@ def test_decoding_in_steps_equals_one_prefill(family, tmp_path):
         cache, logits = llm.empty_cache(), []
         for size in steps:
             step = IDS[cache.length : cache.length + size]
-            logits.append(unembed(llm.weights, llm.config, forward(llm.weights, llm.config, step, cache)))
+            logits.append(unembed(llm.weights, llm.config, forward(llm.weights, llm.config, [(step, cache)])))
         np.testing.assert_allclose(np.concatenate(logits), whole, rtol=1e-4, atol=3e-6 * np.abs(whole).max())

@@ -1,0 +1,124 @@
+"""The shape of the house: a book that is read from top to bottom, and wings around it.
+
+The book is what a plain run imports: the files directly in `llmcore/` and the mixers that the model at hand needs. It
+imports no wing, but for its two doors. Imports point upward in one order, so there is no circle.
+"""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "llmcore"
+ORDER = [
+    *("errors", "threads", "metadata", "loader", "quants", "splits", "tokenizer", "ops", "rope", "linear", "cache"),
+    *("mixers/attention", "mixers/latent", "mixers", "ffn", "families", "config", "tensors", "weights", "model"),
+    *("sampling", "writing"),
+    *("speed/machine", "speed/mapped", "speed/int8", "speed/holding", "speed/filling", "speed/drafting"),
+    *("speed/batching", "chat/template", "chat/prompt", "chat", "llm"),
+    *("chat/session", "cli/inspect", "cli/hub", "cli/options", "cli/report", "cli/command", "cli/chat"),
+    *("chat/__main__", "generate", "__main__"),
+]
+DOORS = {"llm": {"speed", "chat"}, "generate": {"cli", "chat"}}  # which wings they import
+# room -> what it imports when it is needed: they say how to install it, or do without
+OPTIONAL = {"chat/template": {"jinja2"}, "cli/hub": {"huggingface_hub"}, "speed/machine": {"threadpoolctl"}}
+CORE = {"numpy", "gguf", "sentencepiece", "tqdm"}
+PROGRAMS = {("loader", "cli/inspect")}  # `python -m llmcore.loader FILE` starts it
+BOOK_LINES, PLAIN_RUN_LINES, PACKAGE_LINES = 2700, 3600, 5064
+
+
+def path_of(room):
+    return PACKAGE / room / "__init__.py" if (PACKAGE / room).is_dir() else PACKAGE / f"{room}.py"
+
+
+def lines_of(paths):
+    return sum(path.read_text(encoding="utf-8").count("\n") for path in paths)
+
+
+def rooms():
+    found = [path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py")]
+    return {room.removesuffix("/__init__") for room in found} - {"__init__", "cli", "speed"}
+
+
+def imports(room):
+    """The rooms and packages that a room imports, ("room", name) or ("package", name)."""
+    folder = path_of(room).relative_to(PACKAGE).parent
+    for node in ast.walk(ast.parse(path_of(room).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (("package", alias.name.split(".")[0]) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield "package", node.module.split(".")[0]
+        elif isinstance(node, ast.ImportFrom):
+            base = folder if node.level == 1 else folder.parent
+            module = (base / (node.module or "").replace(".", "/")).as_posix()
+            within = [f"{module}/{alias.name}".removeprefix("./") for alias in node.names]
+            inner = [name for name in within if name in ORDER]
+            yield from (("room", name) for name in inner or [module])
+
+
+def test_every_room_has_its_place():
+    assert rooms() == set(ORDER)
+
+
+@pytest.mark.parametrize("room", ORDER)
+def test_imports_point_upward(room):
+    above = ORDER[: ORDER.index(room)]
+    for kind, name in imports(room):
+        if kind == "room" and (room, name) not in PROGRAMS:
+            assert name in above, f"{room} imports {name}, which stands below it"
+
+
+@pytest.mark.parametrize("room", [room for room in ORDER if "/" not in room or room.startswith("mixers")])
+def test_the_book_imports_no_wing(room):
+    wings = {name.split("/")[0] for kind, name in imports(room) if kind == "room"}
+    wings &= {"speed", "chat", "cli", "glass", "serve"}
+    if room != "__main__" and not any(room == program for program, _ in PROGRAMS):
+        assert wings <= DOORS.get(room, set())
+
+
+@pytest.mark.parametrize("room", ORDER)
+def test_nothing_but_the_core_dependencies(room):
+    for kind, name in imports(room):
+        known = CORE | sys.stdlib_module_names | OPTIONAL.get(room, set())
+        assert kind == "room" or name in known, f"{room} imports {name}"
+
+
+RUN = """
+import sys
+from llmcore import generate
+status = generate.main(sys.argv[1:])
+print("\\n".join(m.__spec__.origin for name, m in sys.modules.items() if name.split(".")[0] == "llmcore"))
+sys.exit(status)
+"""
+
+
+def test_a_plain_run_loads_the_book_and_what_its_doors_need(llama_path):
+    arguments = ["--model", str(llama_path), "--prompt", "a", "--max-tokens", "2", "--weights", "float32"]
+    command = [sys.executable, "-c", RUN, *arguments, "--quiet"]
+    done = subprocess.run(command, cwd=PACKAGE.parent, capture_output=True, text=True, check=True)
+    loaded = [Path(line) for line in done.stdout.splitlines() if line.startswith(str(PACKAGE))]
+    names = {path.relative_to(PACKAGE).as_posix() for path in loaded}
+    wings = {name for name in names if "/" in name and not name.startswith("mixers/")}
+    allowed = {"speed/__init__.py", "speed/holding.py", "speed/filling.py", "speed/machine.py", "cli/__init__.py"}
+    assert wings <= allowed | {"cli/options.py", "cli/command.py", "cli/report.py"}
+    assert {"mixers/attention.py", "model.py", "writing.py"} <= names
+    assert lines_of(loaded) <= PLAIN_RUN_LINES
+
+
+def test_the_book_can_be_read_in_an_evening():
+    book = [path for path in PACKAGE.glob("*.py")] + [PACKAGE / "mixers/__init__.py", PACKAGE / "mixers/attention.py"]
+    assert lines_of(book) <= BOOK_LINES
+
+
+def test_the_package_is_no_longer_than_before_it_had_a_plan():
+    assert lines_of(PACKAGE.rglob("*.py")) <= PACKAGE_LINES
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")
+def test_project_declares_just_the_core_dependencies():
+    import tomllib
+
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    assert {name.split(">")[0] for name in project["dependencies"]} == CORE
