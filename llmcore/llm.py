@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +13,8 @@ from .loader import read_gguf
 from .model import empty_cache, prefill, unembed
 from .sampling import Sampling
 from .speed.filling import filling
-from .speed.holding import WAYS, WEIGHTS, choose
-from .speed.machine import VARIABLES, available_memory, keep_freed_memory, use_threads
+from .speed.holding import choose, way_of
+from .speed.machine import available_memory, keep_freed_memory, use_threads
 from .tokenizer import Tokenizer
 from .weights import Weights, map_weights
 from .writing import CONTEXT_FULL, Token, Writer, decode_tokens, no_guess, until_stop, write
@@ -38,35 +37,25 @@ def load(
 
     Raises ModelFileError and UnsupportedModel, and MemoryError for a model that does not fit.
     """
-    _check_arguments(weights, context_length, threads)
+    for name, value in (("context_length", context_length), ("threads", threads)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}; it must be 1 or more")
     file = read_gguf(path)
     if not file.tensors:
         raise ModelFileError(f"{file.path}: holds a vocabulary and no tensors; llmcore.load_tokenizer opens it")
     config = read_config(file.metadata, file.path)
     context_length = _check_context(config, context_length or config.context_length)
-    if not use_threads(threads) and threads is not None:
-        warnings.warn(
-            f"NumPy's BLAS here cannot be told to use {threads} threads; set {VARIABLES[0]} before Python starts",
-            stacklevel=2,
-        )
+    use_threads(threads)
     keep_freed_memory()
     way, why = choose(file, weights, available_memory())
-    mapped, jobs = map_weights(file, config, context_length, WAYS[way].empty)
-    with _progress_bar(progress, jobs) as report, filling(jobs, report):
-        tokenizer = Tokenizer.from_metadata(file.metadata, file.path)  # made while threads expand the weights
+    arrays, jobs = map_weights(file, config, context_length, way_of(way).empty)
+    with filling(jobs, progress):  # while threads expand the weights, the tokenizer is made
+        tokenizer = Tokenizer.from_metadata(file.metadata, file.path)
         if tokenizer.vocab_size != config.vocab_size:
             raise ModelFileError(
                 f"{file.path}: the tokenizer has {tokenizer.vocab_size} tokens, but the model {config.vocab_size}"
             )
-    return LLM(config, tokenizer, mapped, context_length, why)
-
-
-def _check_arguments(weights, context_length, threads):
-    if weights not in WEIGHTS:
-        raise ValueError(f"weights is {weights!r}; it must be one of {', '.join(WEIGHTS)}")
-    for name, value in (("context_length", context_length), ("threads", threads)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}; it must be 1 or more")
+    return LLM(config, tokenizer, arrays, context_length, why)
 
 
 def _check_context(config, context_length):
@@ -81,20 +70,6 @@ def _check_context(config, context_length):
             stacklevel=3,
         )
     return context_length
-
-
-@contextmanager
-def _progress_bar(wanted, jobs):
-    """The function that `filling` reports bytes to: the update of a tqdm bar, or None."""
-    if not wanted:
-        yield None
-        return
-    from tqdm import tqdm  # here, because its import would slow every start
-
-    total = sum(job.data.nbytes for job in jobs)
-    # disable=None: only on a terminal; delay: only for what takes longer than a second
-    with tqdm(desc="loading", total=total, unit="B", unit_scale=True, delay=1, disable=None, leave=False) as bar:
-        yield bar.update
 
 
 def load_tokenizer(path) -> Tokenizer:
@@ -166,16 +141,8 @@ class LLM:
         Each is the text that `generate` gives for the prompt alone (and the same seed), since logits differ by rounding
         only; together they take a fraction of the time. Raises what `generate` raises, before anything runs.
         """
-        texts = self.texts(
-            prompts,
-            batch=batch,
-            max_tokens=max_tokens,
-            sampling=Sampling(**sampling),
-            seed=seed,
-            stop=stop,
-            ignore_eos=ignore_eos,
-        )
-        return (whole.text for whole in texts)
+        options = {"max_tokens": max_tokens, "seed": seed, "stop": stop, "ignore_eos": ignore_eos}
+        return (whole.text for whole in self.texts(prompts, batch=batch, sampling=Sampling(**sampling), **options))
 
     def chat(self, messages: list[dict], **options) -> Iterator[str]:
         """Answer a conversation, messages like {"role": "user", "content": "Hello"}; the options are `generate`'s.
@@ -186,20 +153,12 @@ class LLM:
 
         return self.generate(encode_chat(self.tokenizer, messages), **options)
 
-    def texts(self, prompts, *, batch: int, max_tokens: int, sampling: Sampling, seed, stop=(), ignore_eos=False):
+    def texts(self, prompts: Iterable[str | Sequence[int]], *, batch: int, stop=(), **options) -> Iterator:
         """What `generate_batch` is made of: each text with the tokens it consists of, and why it ended."""
-        from .speed.batching import Whole, write_together  # here, because one text needs no company
+        from .speed.batching import write_texts  # here, because one text needs no company
 
-        if batch < 1:
-            raise ValueError(f"batch is {batch}; it must be 1 or more")
-        texts, stops = [], [stop] if isinstance(stop, str) else stop
-        for n, prompt in enumerate(prompts, 1):
-            try:
-                writer = self._writer(prompt, max_tokens, sampling, seed, ignore_eos)
-            except ValueError as error:
-                raise type(error)(f"prompt {n}: {error}") from None
-            texts.append(Whole(writer, self.tokenizer, stops))
-        return _warn_of_full_context(write_together(self.weights, self.config, texts, batch), self.context_length)
+        texts = write_texts(self, prompts, batch, stop, options)
+        return _warn_of_full_context(texts, self.context_length)
 
     def tokens(
         self,
@@ -217,7 +176,8 @@ class LLM:
         A caller may bring a `cache` that holds the first tokens of the prompt, at most all but the last: only the rest
         is processed. With drafts it may be ahead of the text afterwards: the caller truncates it before the next use.
         """
-        writer = self._writer(prompt, max_tokens, sampling, seed, ignore_eos)
+        options = {"max_tokens": max_tokens, "sampling": sampling, "seed": seed, "ignore_eos": ignore_eos}
+        writer = self.writer(prompt, **options)
         cache = self.empty_cache() if cache is None else cache
         if cache.length >= writer.n_prompt:
             raise ValueError(
@@ -239,7 +199,10 @@ class LLM:
         ids = self.tokenizer.encode(text, add_special=True, parse_special=True)
         return ids[1:] if ids[:2] == [self.tokenizer.bos_id] * 2 else ids
 
-    def _writer(self, prompt, max_tokens, sampling, seed, ignore_eos):
+    def writer(
+        self, prompt: str | Sequence[int], *, max_tokens: int, sampling: Sampling, seed: int | None, ignore_eos=False
+    ) -> Writer:
+        """The writer of one text. Raises ContextOverflow, and ValueError for a value out of range."""
         ids_T = self._checked(self.encode_prompt(prompt) if isinstance(prompt, str) else prompt)
         end_ids = () if ignore_eos else self.tokenizer.eog_ids
         return Writer(

@@ -38,6 +38,19 @@ class Whole:
         return len(self.writer.ids) - self.writer.n_prompt - (self.end == END_OF_TEXT)
 
 
+def write_texts(llm, prompts, batch: int, stop: str | Sequence[str], options: dict) -> Iterator[Whole]:
+    """The texts of several prompts, `batch` at a time; `options` are those of `LLM.writer`."""
+    if batch < 1:
+        raise ValueError(f"batch is {batch}; it must be 1 or more")
+    texts, stops = [], [stop] if isinstance(stop, str) else stop
+    for n, prompt in enumerate(prompts, 1):
+        try:
+            texts.append(Whole(llm.writer(prompt, **options), llm.tokenizer, stops))
+        except ValueError as error:
+            raise type(error)(f"prompt {n}: {error}") from None
+    return write_together(llm.weights, llm.config, texts, batch)
+
+
 def write_together(weights: Weights, config: Config, texts: list[Whole], batch: int) -> Iterator[Whole]:
     """Have texts written, `batch` of them at a time; yields each as soon as it and all before it are complete.
 

@@ -4,16 +4,22 @@ A way is a module with `bytes_for(tensor)` and `empty(tensors)`, whose matrices 
 """
 
 import re
+from importlib import import_module
+from types import ModuleType
 
 from .. import linear
 from ..loader import GGUF
-from . import int8, mapped
 
-WAYS = {"float32": linear, "int8": int8, "mapped": mapped}  # the fastest first
+WAYS = {"float32": "llmcore.linear", "int8": "llmcore.speed.int8", "mapped": "llmcore.speed.mapped"}  # fastest first
 WEIGHTS = ("auto", *WAYS)  # what a user may ask for; auto takes the first that fits
 RESERVE = 1 << 30  # bytes that "auto" leaves free for the cache and for reading prompts
 # Latent attention multiplies by these head by head, so they are expanded however the rest is held.
 EXPANDED = r"blk\.\d+\.attn_(k|v|kv)_b\.weight"
+
+
+def way_of(name: str) -> ModuleType:
+    """The module of a way; a model is loaded without those that nobody asks for."""
+    return import_module(WAYS[name])
 
 
 def choose(file: GGUF, wanted: str, available: int | None) -> tuple[str, str]:
@@ -21,31 +27,39 @@ def choose(file: GGUF, wanted: str, available: int | None) -> tuple[str, str]:
 
     Raises MemoryError if what is wanted does not fit: the system would end some process, ours or another.
     """
-    needed = {name: bytes_needed(file, name) for name in WAYS}
-    names = list(WAYS)
+    if wanted not in WEIGHTS:
+        raise ValueError(f"weights is {wanted!r}; it must be one of {', '.join(WEIGHTS)}")
     if available is None:
-        chosen = names[0] if wanted == "auto" else wanted
-        return chosen, f"{chosen}, {needed[chosen] / 1e9:.1f} GB; nobody says how much memory is free"
-    free = f"{available / 1e9:.1f} GB of memory are free"
-    chosen = wanted
+        chosen = "float32" if wanted == "auto" else wanted
+        return chosen, f"{chosen}, {in_gb(bytes_needed(file, chosen))}; nobody says how much memory is free"
+    free, names = f"{in_gb(available)} of memory are free", list(WAYS)
+    chosen, larger = wanted, ""
     if wanted == "auto":
-        chosen = next(name for name in names if needed[name] + RESERVE <= available or name == names[-1])
-    slower, faster = names[names.index(chosen) + 1 :], names[: names.index(chosen)]
-    if needed[chosen] > available:
+        for chosen in names:
+            needed = bytes_needed(file, chosen)
+            if needed + RESERVE <= available or chosen == names[-1]:
+                break
+            larger += f", {chosen} would take {in_gb(needed)}"
+    needed = bytes_needed(file, chosen)
+    if needed > available:
+        slower = names[names.index(chosen) + 1 :]
         reserve = dict.fromkeys(names[:-1], RESERVE)  # the last resort must do without
-        smaller = [name for name in slower if needed[name] + reserve.get(name, 0) <= available]
-        advice = f"; take --weights {smaller[0]}" if smaller else ""
-        raise MemoryError(f"{file.path}: takes {needed[chosen] / 1e9:.1f} GB as {chosen}, and {free}{advice}")
-    larger = faster if wanted == "auto" else ()
-    more = "".join(f", {name} would take {needed[name] / 1e9:.1f} GB" for name in larger)
-    return chosen, f"{chosen}, {needed[chosen] / 1e9:.1f} GB: {free}{more}"
+        fit = [name for name in slower if bytes_needed(file, name) + reserve.get(name, 0) <= available]
+        advice = f"; take --weights {fit[0]}" if fit else ""
+        raise MemoryError(f"{file.path}: takes {in_gb(needed)} as {chosen}, and {free}{advice}")
+    return chosen, f"{chosen}, {in_gb(needed)}: {free}{larger}"
 
 
-def bytes_needed(file: GGUF, name: str) -> int:
+def in_gb(n_bytes: int) -> str:
+    """A size for people."""
+    return f"{n_bytes / 1e9:.1f} GB"
+
+
+def bytes_needed(file: GGUF, way: str) -> int:
     """The memory that all matrices of a model take; an embedding that is not the output matrix too stays in the map."""
     looked_up = {"position_embd.weight"} | ({"token_embd.weight"} if "output.weight" in file.tensors else set())
     return sum(
-        (linear if re.fullmatch(EXPANDED, tensor.name) else WAYS[name]).bytes_for(tensor)
+        (linear if re.fullmatch(EXPANDED, tensor.name) else way_of(way)).bytes_for(tensor)
         for tensor in file.tensors.values()
         if len(tensor.shape) > 1 and tensor.name not in looked_up
     )

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -97,15 +98,21 @@ def _blas_setter() -> Callable[[int], object] | None:
 
 
 def use_threads(n: int | None = None) -> bool:
-    """Compute with n threads from now on; False if NumPy's BLAS cannot be told.
+    """Compute with n threads from now on; False, with a warning if n was asked for, if NumPy's BLAS cannot be told.
 
     By default as many as the environment asks for (VARIABLES), else one a core.
     """
     asked = [int(value) for name in VARIABLES if (value := os.environ.get(name, "")).isdecimal()]
-    n = n or next(filter(None, asked), None) or physical_cores()
+    wanted = n or next(filter(None, asked), None) or physical_cores()
     if _blas_setter() is None:
-        return os.environ.get(VARIABLES[0]) == str(n)
-    threads.use(n, _blas_setter())
+        told = os.environ.get(VARIABLES[0]) == str(wanted)
+        if n is not None and not told:
+            warnings.warn(
+                f"NumPy's BLAS here cannot be told to use {n} threads; set {VARIABLES[0]} before Python starts",
+                stacklevel=3,
+            )
+        return told
+    threads.use(wanted, _blas_setter())
     return True
 
 
