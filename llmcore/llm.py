@@ -8,7 +8,7 @@ import numpy as np
 
 from .cache import KVCache
 from .config import Config, read_config
-from .errors import ContextOverflow, ModelFileError
+from .errors import ContextOverflow, ModelFileError, whole
 from .loader import read_gguf
 from .model import empty_cache, prefill, unembed
 from .sampling import Sampling
@@ -38,8 +38,8 @@ def load(
     Raises ModelFileError and UnsupportedModel, and MemoryError for a model that does not fit.
     """
     for name, value in (("context_length", context_length), ("threads", threads)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}; it must be 1 or more")
+        if value is not None:
+            whole(name, value)
     file = read_gguf(path)
     if not file.tensors:
         raise ModelFileError(f"{file.path}: holds a vocabulary and no tensors; llmcore.load_tokenizer opens it")

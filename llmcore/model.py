@@ -68,10 +68,10 @@ def block(x_TD: np.ndarray, layer: Layer, plan: LayerPlan, config: Config, step:
     mixer = KINDS[type(plan.mixer)]
     h_TD = norm(x_TD, layer.attn_norm, config)
     y_TD = norm(mixer.run(h_TD, layer.mixer, plan.mixer, step, i), layer.post_attention_norm, config)
-    if config.family.parallel:
-        return x_TD + y_TD + ffn.run(h_TD, layer.ffn, plan.ffn)
     x_TD = add(x_TD, y_TD, config.residual_scale)
-    y_TD = norm(ffn.run(norm(x_TD, layer.ffn_norm, config), layer.ffn, plan.ffn), layer.post_ffw_norm, config)
+    if not config.family.parallel:  # else both halves read the same
+        h_TD = norm(x_TD, layer.ffn_norm, config)
+    y_TD = norm(ffn.run(h_TD, layer.ffn, plan.ffn), layer.post_ffw_norm, config)
     return add(x_TD, y_TD, config.residual_scale)
 
 

@@ -63,13 +63,21 @@ class Tensors:
         return self._matrix(tensors, n_in, self._bias(prefix, whole, (), parts))
 
     def experts(self, prefix: str, whole: str, count: int, n_in: int, parts: dict[str, int]) -> list[Matrix]:
-        """The same for each of `count` experts, which the file holds in one tensor a part."""
+        """The same for each of `count` experts, which the file holds in one tensor a part.
+
+        Files of before April 2024 hold one a part and expert: ffn_up.7 is the eighth expert of ffn_up_exps.
+        """
+        old = {part: f"{prefix}{part.removesuffix('_exps')}" for part in parts}
+        if all(f"{name}.0.weight" in self.file.tensors for name in old.values()):
+            matrices = [
+                [self.take(f"{old[part]}.{e}.weight", (outputs, n_in)) for part, outputs in parts.items()]
+                for e in range(count)
+            ]
+        else:
+            tensors = self._pieces(prefix, whole, (count,), n_in, parts)
+            matrices = [[tensor.part(e) for tensor in tensors] for e in range(count)]
         biases = self._bias(prefix, whole, (count,), parts)
-        tensors = self._pieces(prefix, whole, (count,), n_in, parts)
-        return [
-            self._matrix([tensor.part(e) for tensor in tensors], n_in, None if biases is None else biases[e])
-            for e in range(count)
-        ]
+        return [self._matrix(m, n_in, None if biases is None else biases[e]) for e, m in enumerate(matrices)]
 
     def _matrix(self, tensors, n_in, bias):
         held, jobs = self.empty(tensors)

@@ -12,6 +12,7 @@ import numpy as np
 
 from .cache import KVCache
 from .config import Config
+from .errors import ModelFileError, whole
 from .model import CHUNK, prefill, unembed
 from .sampling import Sampling, sample
 from .tokenizer import Tokenizer
@@ -51,17 +52,22 @@ class Writer:
         end_ids: Iterable[int],
     ):
         """`end_ids` are the tokens that end the text. Raises ValueError for a number out of range."""
-        if max_tokens < 1:
-            raise ValueError(f"max_tokens is {max_tokens}; it must be 1 or more")
-        if seed is not None and seed < 0:
-            raise ValueError(f"seed is {seed}; it must be 0 or more")
+        max_tokens, seed = whole("max_tokens", max_tokens), seed if seed is None else whole("seed", seed, least=0)
         self.ids, self.n_prompt = array("i", prompt_ids), len(prompt_ids)
         self.sampling, self.rng, self.end_ids = sampling, np.random.default_rng(seed), end_ids
         room = context_length - self.n_prompt + 1  # the last token is never read, so it needs no room
         self.n_left, self.last_end = (max_tokens, MAX_TOKENS) if max_tokens <= room else (room, CONTEXT_FULL)
 
     def choose(self, logits_V: np.ndarray) -> Token:
-        """The next token, from the logits after the last; it is appended to the ids."""
+        """The next token, from the logits after the last; it is appended to the ids.
+
+        Raises ModelFileError for logits that are not finite: whatever was chosen from them would be noise.
+        """
+        if not np.isfinite(logits_V.max()):
+            raise ModelFileError(
+                f"the logits after {len(self.ids)} tokens are not finite numbers: weights of the model are damaged"
+                " (a scale of a block may be infinite or no number); fetch the file again"
+            )
         token_id = sample(logits_V, self.ids, self.sampling, self.rng)
         self.ids.append(token_id)
         self.n_left -= 1
@@ -110,9 +116,8 @@ class TextDecoder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def feed(self, token: Token) -> str:
-        """The text that is certain with this token; with the last one, all of it."""
-        new = b"" if token.end == END_OF_TEXT else self._tokenizer.token_bytes(token.id)
-        return self._utf8.decode(new, final=token.end is not None)
+        """The text that is certain with this token. A character that the end of the text cuts in two is left out."""
+        return self._utf8.decode(b"" if token.end == END_OF_TEXT else self._tokenizer.token_bytes(token.id))
 
 
 def decode_tokens(tokenizer: Tokenizer, tokens: Iterable[Token]) -> Iterator[str]:

@@ -5,10 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import make
+from rewrite import rewrite
 
 import llmcore
 from llmcore.ffn import Dense, Experts, keep_best_groups, mixture_of_experts, route
 from llmcore.linear import Float32
+from llmcore.loader import read_gguf
+from llmcore.quants import dequantize
 
 PLAIN = Experts(
     count=4,
@@ -92,3 +95,19 @@ def test_experts_that_nobody_chose_are_not_touched(mixture):
     np.testing.assert_array_equal(
         mixture_of_experts(x_TD, poisoned, plan), mixture_of_experts(x_TD, w, plan)
     )
+
+
+def test_the_layout_of_one_tensor_an_expert_is_the_same_model(tmp_path):
+    """Mixtral files of before April 2024 have ffn_up.0.weight, ffn_up.1.weight and so on."""
+    make("llama-moe", tmp_path / "new.gguf", experts=4, experts_used=2)
+    tensors = read_gguf(tmp_path / "new.gguf").tensors
+    merged = [name for name in tensors if "_exps." in name]
+    old = {
+        name.replace("_exps", f".{e}"): dequantize(part.data, part.type)
+        for name in merged
+        for e, part in enumerate(tensors[name].part(e) for e in range(4))
+    }
+    path = rewrite(tmp_path / "new.gguf", tmp_path / "old.gguf", tensors=old, drop=merged)
+    assert "blk.0.ffn_gate.3.weight" in read_gguf(path).tensors
+    ids = list(range(3, 40))
+    np.testing.assert_array_equal(llmcore.load(path).logits(ids), llmcore.load(tmp_path / "new.gguf").logits(ids))

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rewrite import rewrite
 
 import llmcore
 from llmcore.llm import LLM
+from llmcore.loader import read_gguf
+from llmcore.quants import dequantize
 from llmcore.sampling import Sampling
 from llmcore.writing import CONTEXT_FULL, END_OF_TEXT, MAX_TOKENS, Token, decode_tokens, until_stop
 
@@ -67,8 +70,12 @@ def test_a_character_waits_until_its_bytes_are_whole():
     assert streamed([b"hi ", wave[:1], wave[1:3], wave[3:] + l_stroke[:1], l_stroke[1:]]) == ["hi ", "👋", "ł"]
 
 
-def test_bytes_that_never_become_a_character_are_shown_at_the_end():
-    assert streamed([b"hi ", "👋".encode()[:2]]) == ["hi ", "\ufffd"]
+def test_a_character_that_the_end_cuts_in_two_is_left_out():
+    assert streamed([b"hi ", "👋".encode()[:2]]) == ["hi "]
+
+
+def test_bytes_that_never_become_a_character_are_shown():
+    assert streamed([b"hi ", "👋".encode()[:2], b"!"]) == ["hi ", "\ufffd!"]
 
 
 @given(st.text(), st.lists(st.integers(1, 5)))
@@ -77,6 +84,39 @@ def test_pieces_join_to_the_text_however_it_is_cut(text, sizes):
     for size in sizes:
         cut.append(cut[-1] + size)
     assert "".join(streamed([data[a:b] for a, b in zip(cut, [*cut[1:], None], strict=True)])) == text
+
+
+@pytest.mark.parametrize("value", [2.5, 2.0, "3", None, True, np.float32(2), [2], 0, -1, np.int64(-1)], ids=repr)
+@pytest.mark.parametrize("name", ["max_tokens", "draft", "batch", "context_length", "threads"])
+def test_a_count_that_is_not_whole_is_refused_by_name(llama, llama_path, name, value):
+    if value is None and name != "max_tokens" and name != "batch":
+        pytest.skip("None is the default")
+    with pytest.raises(ValueError, match=rf"^{name} is .*; it must be a whole number, 1 or more$"):
+        if name in ("context_length", "threads"):
+            llmcore.load(llama_path, **{name: value})
+        elif name == "batch":
+            list(llama.generate_batch(["a"], max_tokens=1, batch=value))
+        else:
+            llama.generate("a", **({"max_tokens": 1} | {name: value}))
+
+
+def test_numpy_counts_too(llama):
+    options = {"temperature": 0, "ignore_eos": True}
+    plain = "".join(llama.generate([1, 2], max_tokens=5, **options))
+    assert "".join(llama.generate([1, 2], max_tokens=np.uint8(5), seed=np.int32(3), draft=np.int64(2), **options)) == plain
+
+
+@pytest.mark.parametrize("tensor", ["token_embd", "blk.1.ffn_down", "blk.2.attn_norm", "output_norm", "output"])
+@pytest.mark.parametrize("damage", [np.nan, np.inf])
+def test_logits_that_are_not_finite_are_told(llama_path, tmp_path, tensor, damage):
+    weights = read_gguf(llama_path).tensors[f"{tensor}.weight"]
+    values = dequantize(weights.data, weights.type).copy()
+    values.flat[: values.size // 2] = damage
+    llm = llmcore.load(rewrite(llama_path, tmp_path / "m.gguf", tensors={f"{tensor}.weight": values}))
+    with np.errstate(all="ignore"), pytest.raises(llmcore.ModelFileError, match="logits after 2 tokens are not finite"):
+        list(llm.generate([1, 2], max_tokens=3, temperature=0))
+    with np.errstate(all="ignore"), pytest.raises(llmcore.ModelFileError, match="logits after 2 tokens are not finite"):
+        list(llm.generate_batch([[1, 2], [1, 5]], max_tokens=3, seed=0))
 
 
 def test_greedy_text_is_the_argmax_of_logits(llama):
@@ -159,7 +199,7 @@ def test_load_refuses_what_it_cannot_do(llama_path):
         llmcore.load(llama_path, weights="int4")
     with pytest.raises(ValueError, match="context_length is 0"):
         llmcore.load(llama_path, context_length=0)
-    with pytest.raises(ValueError, match="threads is 0; it must be 1 or more"):
+    with pytest.raises(ValueError, match="threads is 0; it must be a whole number, 1 or more"):
         llmcore.load(llama_path, threads=0)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ..config import Config
+from ..errors import whole
 from ..model import CHUNK, empty_cache, forward, prefill, unembed
 from ..tokenizer import Tokenizer
 from ..weights import Weights
@@ -40,9 +41,7 @@ class Whole:
 
 def write_texts(llm, prompts, batch: int, stop: str | Sequence[str], options: dict) -> Iterator[Whole]:
     """The texts of several prompts, `batch` at a time; `options` are those of `LLM.writer`."""
-    if batch < 1:
-        raise ValueError(f"batch is {batch}; it must be 1 or more")
-    texts, stops = [], [stop] if isinstance(stop, str) else stop
+    batch, texts, stops = whole("batch", batch), [], [stop] if isinstance(stop, str) else stop
     for n, prompt in enumerate(prompts, 1):
         try:
             texts.append(Whole(llm.writer(prompt, **options), llm.tokenizer, stops))

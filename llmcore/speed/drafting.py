@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..errors import whole
+
 SHORTEST, LONGEST = 6, 24  # tokens at the end of the text that must have stood there before, at first and at most
 FIRST = 7  # tokens of a draft after one that went wrong: a pass over 8 rows takes 2.8 times as long as over one
 DRAFT = 15  # ... and where nobody says another number, of one after a draft that was right: 16 rows take 3.5 times
@@ -49,9 +51,8 @@ class Lookup:
 
     def __init__(self, n_most: int):
         """`n_most` tokens are guessed at a time at most."""
-        if n_most < 1:
-            raise ValueError(f"draft is {n_most}; it must be 1 or more, or None for no drafts")
-        self.n_most, self.n_next, self.n_match = n_most, min(FIRST, n_most), SHORTEST
+        self.n_most = whole("draft", n_most)
+        self.n_next, self.n_match = min(FIRST, n_most), SHORTEST
         self.n_guessed = self.n_before = 0
 
     def __call__(self, ids: Sequence[int], n_most: int) -> list[int]:
