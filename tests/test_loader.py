@@ -288,7 +288,7 @@ def test_the_listing_of_a_split_model_names_the_parts(split, monkeypatch, capsys
 
 def test_the_listing_of_a_bad_file_is_one_line(tmp_path, monkeypatch, capsys):
     assert run(monkeypatch, tmp_path / "absent.gguf") == 1
-    assert capsys.readouterr() == ("", f"{tmp_path / 'absent.gguf'}: no such file\n")
+    assert capsys.readouterr() == ("", f"error: {tmp_path / 'absent.gguf'}: no such file\n")
     with pytest.raises(SystemExit) as caught:
         run(monkeypatch)
     assert caught.value.code == 2

