@@ -7,7 +7,7 @@ other rooms branch on what they find there. Facts: llama.cpp's src/llama-model.c
 from dataclasses import dataclass, replace
 from types import ModuleType
 
-from .mixers import attention, latent, mamba2
+from .mixers import attention, latent, mamba, mamba2, side_by_side
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,9 @@ ARCHITECTURES = {
     "olmo2": Family(rope_pairs="halves", norms="post", qk_norm="row", window_pattern=4, window_rope="unscaled"),
     "granite": Family(logit_power=-1, rope_switch=True),
     "granitehybrid": Family(recurrent=mamba2, logit_power=-1, rope_switch=True, split_experts=False),
+    "falcon-h1": Family(side_by_side, rope_pairs="halves"),
+    "mamba": Family(mamba, one_half=True),
+    "mamba2": Family(mamba2, one_half=True),
     "nemotron_h": _NEMOTRON,
     "nemotron_h_moe": replace(_NEMOTRON, gating="sigmoid", renormalize=False),
     "command-r": Family(layer_norm=True, parallel=True, qk_norm="own gain", qk_norm_from=64),

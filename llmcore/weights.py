@@ -108,4 +108,5 @@ def _take_layer(tensors, config: Config, plan: LayerPlan, blk: str) -> Layer:
 
 def _take_norm(tensors, name, config):
     bias = tensors.vector(name, config.d_model, suffix=".bias") if config.family.norm_bias else None
-    return Norm(tensors.vector(name, config.d_model), bias)
+    suffix = "" if name in tensors.file.tensors else ".weight"  # falcon-h1's ffn_norm has none
+    return Norm(tensors.vector(name, config.d_model, suffix=suffix), bias)

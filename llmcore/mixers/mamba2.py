@@ -2,23 +2,22 @@
 
     S_t = e^(D_t A) S_(t-1) + D_t x_t B_t^T              y_t = S_t C_t + d x_t
 
-for each head: x_t is what is written, B_t where, C_t where it is read. The step D_t = softplus(dt_t + bias) lets
-the token itself say how much of the past fades (A < 0) and how strongly it writes. Dao & Gu 2024, arXiv:2405.21060.
-
-Unrolled, that is attention with a decay in the place of the softmax ("state-space duality"):
+for each head: x_t is written, at B_t, and C_t is where to read. The step D_t = softplus(dt_t + bias) says how
+much of the past fades (A < 0) and how strongly x_t is written. Dao & Gu 2024, arXiv:2405.21060. Unrolled, it
+is attention with a decay in the place of the softmax, "state-space duality":
 
     y_t = sum over s <= t of  e^(a_(s+1) + ... + a_t) (C_t . B_s) D_s x_s + d x_t,        a = D A
 
-The exponent is a difference of running sums of a, so all weights are a matrix, L * (C B^T), L_ts = e^(sum_t - sum_s).
-A prompt goes in chunks: that matrix within a chunk, and for what came before it the state at its start, faded by
-e^(sum_t) when token t reads it. L's last row says what is left of each token at the end, where the next chunk starts.
-A chunk of one token is the recurrence itself. The work grows with T, not with T^2.
+With running sums of a the weights are one matrix, L * (C B^T) with L_ts = e^(sum_t - sum_s). Prompts go in
+chunks: that matrix within a chunk, and for what came before the state at its start, faded by e^(sum_t) when
+token t reads it. L's last row says what is left of each token at the end, where the next chunk starts. One
+token's chunk is the recurrence itself. The work grows with T, not with T^2.
 
-First, x, B and C pass a short convolution over the last W tokens; at last, y is gated by z and normed. Cached: S and
+First x, B and C pass a convolution over the last W tokens; at last y is gated by z and normed. Cached: S and
 the last W - 1 rows before the convolution, 4 (H P N + (W - 1) C) bytes a layer and nothing a token.
 
-Shape key: T new tokens, Q those of a chunk, D model width, H heads of width P, I = H P, N state width, G groups of
-J = H/G heads that share B and C, W width of the convolution, C = I + 2 G N numbers that pass through it.
+Shape key: T new tokens, Q of a chunk, D model width, H heads of width P, U = H P, N state width, G groups
+of J = H/G heads that share B and C, W width of the convolution, C = U + 2 G N numbers that pass through it.
 """
 
 from dataclasses import dataclass
@@ -56,26 +55,24 @@ class Mamba2:
 class Weights:
     """The numbers of a Mamba-2 layer; None where the file has no such tensor."""
 
-    ssm_in: Matrix  # D -> I + C + H: z, what is convolved, dt
+    ssm_in: Matrix  # D -> U + C + H: z, what is convolved, dt
     ssm_conv1d: np.ndarray  # (C, W)
     ssm_conv1d_bias: np.ndarray | None  # (C,)
     ssm_dt: np.ndarray  # (H,), a bias
     ssm_a: np.ndarray  # (H,): A, negative
     ssm_d: np.ndarray  # (H,): d
-    ssm_norm: np.ndarray | None  # (G, I/G)
-    ssm_out: Matrix  # I -> D
+    ssm_norm: np.ndarray | None  # (G, U/G)
+    ssm_out: Matrix  # U -> D
 
 
 def read(keys, family, i: int) -> Mamba2:
     """The plan of layer i. Raises ModelFileError."""
-    n_inner, n_heads = keys.get("ssm.inner_size", int, least=1), keys.get("ssm.time_step_rank", int, least=1)
-    n_groups = keys.get("ssm.group_count", int, least=1)
-    if n_inner % n_heads:
+    names = "ssm.inner_size", "ssm.time_step_rank", "ssm.group_count"
+    n_inner, n_heads, n_groups = (keys.get(name, int, least=1) for name in names)
+    if n_inner % n_heads or n_heads % n_groups:
         raise keys.error(
-            "ssm.time_step_rank", f"is {n_heads}, which does not divide ssm.inner_size {n_inner}"
+            names[1], f"is {n_heads}; must divide {names[0]} {n_inner}, a multiple of {names[2]} {n_groups}"
         )
-    if n_heads % n_groups:
-        raise keys.error("ssm.group_count", f"is {n_groups}, which does not divide the {n_heads} heads")
     return Mamba2(
         n_heads=n_heads,
         n_inner=n_inner,
@@ -88,49 +85,44 @@ def read(keys, family, i: int) -> Mamba2:
 
 def take(tensors, plan: Mamba2, d_model: int, blk: str) -> Weights:
     """The weights of the layer whose tensors begin with `blk`."""
-    H, G, I, C = plan.n_heads, plan.n_groups, plan.n_inner, plan.n_conv
+    H, G, U, C = plan.n_heads, plan.n_groups, plan.n_inner, plan.n_conv
     return Weights(
-        ssm_in=tensors.matrix(blk + "ssm_in", d_model, I + C + H),
+        ssm_in=tensors.matrix(blk + "ssm_in", d_model, U + C + H),
         ssm_conv1d=tensors.vector(blk + "ssm_conv1d", C, plan.conv_width),
         ssm_conv1d_bias=tensors.vector(blk + "ssm_conv1d", C, optional=True, suffix=".bias"),
         ssm_dt=tensors.vector(blk + "ssm_dt", H, suffix=".bias"),
         ssm_a=tensors.vector(blk + "ssm_a", H, 1, suffix="")[:, 0],
         ssm_d=tensors.vector(blk + "ssm_d", H, 1, suffix="")[:, 0],
-        ssm_norm=tensors.vector(blk + "ssm_norm", G, I // G, optional=not plan.must_norm),
-        ssm_out=tensors.matrix(blk + "ssm_out", I, d_model),
+        ssm_norm=tensors.vector(blk + "ssm_norm", G, U // G, optional=not plan.must_norm),
+        ssm_out=tensors.matrix(blk + "ssm_out", U, d_model),
     )
 
 
 def state(plan: Mamba2) -> State:
     """What the cache keeps: S, and what the convolution still needs."""
-    head_width = plan.n_inner // plan.n_heads
-    return State((plan.n_heads, head_width, plan.state_width), (plan.conv_width - 1, plan.n_conv))
+    H, U = plan.n_heads, plan.n_inner
+    return State((H, U // H, plan.state_width), (plan.conv_width - 1, plan.n_conv))
 
 
 def run(x_TD: np.ndarray, w: Weights, plan: Mamba2, step: Step, i: int) -> np.ndarray:
     """The Mamba-2 of layer i; (T, D) -> (T, D). A token sees no text but its own."""
-    T, I = len(x_TD), plan.n_inner
-    z_TI, xbc_TC, dt_TH = np.split(linear(x_TD, w.ssm_in), [I, I + plan.n_conv], axis=1)
+    T, U, G = len(x_TD), plan.n_inner, plan.n_groups
+    z_TU, xbc_TC, dt_TH = np.split(linear(x_TD, w.ssm_in), [U, U + plan.n_conv], axis=1)
     dt_TH = softplus(dt_TH + w.ssm_dt)
-    y_TI = np.empty((T, I), np.float32)
+    y_TU = np.empty((T, U), np.float32)
     for rows, cache in step.texts:
         s_HPN, before_WC = cache.state(i)
         conv_TC, before_WC = causal_conv(xbc_TC[rows], before_WC, w.ssm_conv1d, w.ssm_conv1d_bias)
-        x_THP, b_TGN, c_TGN = split(silu(conv_TC), plan)
+        x_TU, bc_TF = np.split(silu(conv_TC), [U], axis=1)
+        x_THP = x_TU.reshape(-1, plan.n_heads, U // plan.n_heads)
+        b_TGN, c_TGN = bc_TF.reshape(-1, 2, G, plan.state_width).swapaxes(0, 1)
         y_THP, s_HPN = scan(x_THP, dt_TH[rows], b_TGN, c_TGN, w.ssm_a, s_HPN)
-        y_TI[rows] = (y_THP + w.ssm_d[:, None] * x_THP).reshape(-1, I)
+        y_TU[rows] = (y_THP + w.ssm_d[:, None] * x_THP).reshape(-1, U)
         cache.layers[i].replace(s_HPN, before_WC)
-    y_TI *= silu(z_TI)
+    y_TU *= silu(z_TU)
     if w.ssm_norm is not None:
-        y_TI = rms_norm(y_TI.reshape(T, plan.n_groups, -1), w.ssm_norm, plan.eps).reshape(T, I)
-    return linear(y_TI, w.ssm_out)
-
-
-def split(xbc_TC, plan):
-    """The convolved row as x (T, H, P), B and C (T, G, N)."""
-    T, I, N = len(xbc_TC), plan.n_inner, plan.state_width
-    x_TI, b_TF, c_TF = np.split(xbc_TC, [I, I + plan.n_groups * N], axis=1)
-    return x_TI.reshape(T, plan.n_heads, -1), b_TF.reshape(T, -1, N), c_TF.reshape(T, -1, N)
+        y_TU = rms_norm(y_TU.reshape(T, G, -1), w.ssm_norm, plan.eps).reshape(T, U)
+    return linear(y_TU, w.ssm_out)
 
 
 def scan(x_THP, dt_TH, b_TGN, c_TGN, a_H, s_HPN):
