@@ -3,7 +3,7 @@
 A layer's plan is `Dense` or `Experts`; as with mixers, its type chooses what runs.
 
 Shape key: T new tokens, D model width, F feed-forward width, E experts, U experts used for a token,
-X tokens that chose an expert.
+X tokens that chose an expert, Z latent width: what experts read and write, D where it is not another.
 """
 
 from dataclasses import dataclass
@@ -41,6 +41,7 @@ class Experts:
     scale: float  # {arch}.expert_weights_scale
     groups: int  # {arch}.expert_group_count: experts stand in so many groups ...
     groups_used: int  # {arch}.expert_group_used_count: ... of which so many are chosen from
+    latent: int | None = None  # {arch}.moe_latent_size: the width of what experts read and write, if not D
 
 
 @dataclass(frozen=True)
@@ -61,28 +62,30 @@ class ExpertsWeights:
     ffn_down_exps: list[Matrix]  # E times F -> D
     shared: DenseWeights | None  # the expert that all tokens use
     ffn_gate_inp_shexp: Matrix | None  # D -> 1, its gate
+    ffn_latent_down: Matrix | None = None  # D -> Z
+    ffn_latent_up: Matrix | None = None  # Z -> D
 
 
 def read(keys, family, i: int) -> Dense | Experts:
     """The plan of layer i's feed-forward. Raises ModelFileError and UnsupportedModel."""
     n_ff = keys.of_layer("feed_forward_length", int, i, 0, least=0)
     if keys.get("expert_count", int, 0, least=0) and i >= keys.get("leading_dense_block_count", int, 0, least=0):
-        return read_experts(keys, family)
+        return read_experts(keys, family, i)
     if n_ff == 0:
         raise keys.error("feed_forward_length", "is 0 or missing")
     return Dense(n_ff, family.activation, family.gated)
 
 
-def read_experts(keys, family) -> Experts:
-    """The plan of a mixture of experts, the same in all layers that have one."""
-    count, used = keys.get("expert_count", int), keys.get("expert_used_count", int, least=1)
+def read_experts(keys, family, i) -> Experts:
+    """The plan of layer i's mixture of experts."""
+    count, used = keys.get("expert_count", int), keys.of_layer("expert_used_count", int, i, least=1)
     groups = keys.get("expert_group_count", int, 1, least=0) or 1
     groups_used = keys.get("expert_group_used_count", int, groups, least=0) or groups
     if used > count or count % groups or groups_used > groups or used > groups_used * (count // groups):
         raise keys.error("expert_used_count", f"is {used} of {count} in {groups_used} of {groups} groups: impossible")
-    n_ff = keys.of_layer("feed_forward_length", int, 0, 0, least=0)
-    n_ff_expert = keys.get(
-        "expert_feed_forward_length", int, n_ff // used if family.split_experts else n_ff, least=1
+    n_ff = keys.of_layer("feed_forward_length", int, i, 0, least=0)
+    n_ff_expert = keys.of_layer(
+        "expert_feed_forward_length", int, i, n_ff // used if family.split_experts else n_ff, least=1
     )
     n_ff_shared = keys.get("expert_shared_count", int, 0, least=0) * n_ff_expert
     n_ff_shared = keys.get("expert_shared_feed_forward_length", int, n_ff if family.shared_gate else n_ff_shared)
@@ -101,6 +104,7 @@ def read_experts(keys, family) -> Experts:
         scale=keys.get("expert_weights_scale", float, 0.0) or 1.0,
         groups=groups,
         groups_used=groups_used,
+        latent=keys.get("moe_latent_size", int, 0, least=0) or None,
     )
 
 
@@ -121,15 +125,18 @@ def take_dense(tensors, plan: Dense, d_model: int, blk: str, suffix: str = "") -
 
 def take_experts(tensors, plan: Experts, d_model: int, blk: str) -> ExpertsWeights:
     """The weights of a mixture of experts."""
-    E, F = plan.count, plan.expert.n_ff
+    E, F, Z = plan.count, plan.expert.n_ff, plan.latent or d_model
+    up = {"ffn_gate_exps": F, "ffn_up_exps": F} if plan.expert.gated else {"ffn_up_exps": F}
     gate = tensors.vector(blk + "ffn_gate_inp_shexp", d_model) if plan.shared and plan.shared_gate else None
     return ExpertsWeights(
         ffn_gate_inp=tensors.matrix(blk + "ffn_gate_inp", d_model, E),
         exp_probs_b=tensors.vector(blk + "exp_probs_b", E, optional=True, suffix=".bias"),
-        ffn_up_exps=tensors.experts(blk, "ffn_gate_up_exps", E, d_model, {"ffn_gate_exps": F, "ffn_up_exps": F}),
-        ffn_down_exps=tensors.experts(blk, "ffn_down_exps", E, F, {"ffn_down_exps": d_model}),
+        ffn_up_exps=tensors.experts(blk, "ffn_gate_up_exps", E, Z, up),
+        ffn_down_exps=tensors.experts(blk, "ffn_down_exps", E, F, {"ffn_down_exps": Z}),
         shared=take_dense(tensors, plan.shared, d_model, blk, "_shexp") if plan.shared else None,
         ffn_gate_inp_shexp=None if gate is None else Matrix(d_model, 1, Float32(gate[None])),
+        ffn_latent_down=tensors.matrix(blk + "ffn_latent_down", d_model, Z) if plan.latent else None,
+        ffn_latent_up=tensors.matrix(blk + "ffn_latent_up", Z, d_model) if plan.latent else None,
     )
 
 
@@ -158,11 +165,13 @@ def mixture_of_experts(x_TD: np.ndarray, w: ExpertsWeights, plan: Experts) -> np
     Rows are grouped by expert: an expert is multiplied once for all the tokens that chose it, others not at all.
     """
     chosen_TU, weights_TU = route(linear(x_TD, w.ffn_gate_inp), plan, w.exp_probs_b)
-    y_TD = np.zeros_like(x_TD)
+    x_TZ = x_TD if w.ffn_latent_down is None else linear(x_TD, w.ffn_latent_down)
+    y_TZ = np.zeros_like(x_TZ)
     for e in np.unique(chosen_TU):
         rows, slots = np.nonzero(chosen_TU == e)
-        out_XD = linear(activate(linear(x_TD[rows], w.ffn_up_exps[e]), plan.expert), w.ffn_down_exps[e])
-        y_TD[rows] += weights_TU[rows, slots][:, None] * out_XD
+        out_XZ = linear(activate(linear(x_TZ[rows], w.ffn_up_exps[e]), plan.expert), w.ffn_down_exps[e])
+        y_TZ[rows] += weights_TU[rows, slots][:, None] * out_XZ
+    y_TD = y_TZ if w.ffn_latent_up is None else linear(y_TZ, w.ffn_latent_up)
     if w.shared is not None:
         shared_TD = dense_ffn(x_TD, w.shared, plan.shared)
         y_TD += shared_TD * sigmoid(linear(x_TD, w.ffn_gate_inp_shexp)) if plan.shared_gate else shared_TD

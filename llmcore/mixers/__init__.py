@@ -4,6 +4,12 @@ A plan is a frozen dataclass; its `rope` is None where positions do not rotate. 
 keeps for it, and `run`. A new kind of mixer is one new file, a row here, and rows in families.py.
 """
 
-from . import attention, latent
+from . import attention, latent, mamba, mamba2, side_by_side
 
-KINDS = {attention.Attention: attention, latent.Latent: latent}
+KINDS = {
+    attention.Attention: attention,
+    latent.Latent: latent,
+    mamba.Mamba: mamba,
+    mamba2.Mamba2: mamba2,
+    side_by_side.SideBySide: side_by_side,
+}
