@@ -31,8 +31,8 @@ def write(
     """Write a file, under another name until it is whole.
 
     `tensors` are (shape, type) by name, and `arrays` their contents in the same order, which may be made one
-    at a time. `types` says how a key is stored ("u32", "arr[str,5]", as `loader.GGUF.types`) where it is not as
-    `type_of` has it. Raises ValueError for a key that GGUF cannot hold.
+    at a time. `types` says how a key is stored ("u32", "arr[str,5]", as `loader.GGUF.types`) where it is not
+    as `type_of` has it. Raises ValueError for a key that GGUF cannot hold.
     """
     alignment = keys.get("general.alignment", 32)
     head = _head(keys, tensors, types or {}, alignment)
@@ -40,9 +40,9 @@ def write(
     try:
         with open(part, "wb") as file:
             file.write(head)
-            for (name, stored), array in zip(tensors.items(), arrays, strict=True):
+            for (name, (shape, type)), array in zip(tensors.items(), arrays, strict=True):
                 raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-                assert raw.nbytes == n_bytes(*stored), name
+                assert raw.nbytes == n_bytes(prod(shape), type), name
                 file.write(raw)
                 file.write(bytes(-raw.nbytes % alignment))
         os.replace(part, path)
@@ -50,14 +50,14 @@ def write(
         part.unlink(missing_ok=True)
 
 
-def n_bytes(shape: tuple[int, ...], type: str) -> int:
-    """The bytes that a tensor takes.
+def n_bytes(n_weights: int, type: str) -> int:
+    """The bytes that whole blocks of weights take.
 
-    >>> n_bytes((2, 64), "Q8_0")  # four blocks of 32 weights
+    >>> n_bytes(128, "Q8_0")  # four blocks of 32 weights, with a float16 each
     136
     """
     _, weights, block_bytes = TENSORS[type]
-    return prod(shape) // weights * block_bytes
+    return n_weights // weights * block_bytes
 
 
 def _head(keys, tensors, types, alignment):
@@ -68,7 +68,7 @@ def _head(keys, tensors, types, alignment):
             out += [_text(key), struct.pack("<I", VALUES[kind.partition("[")[0]][0]), _value(value, kind)]
         except (ValueError, OverflowError, struct.error) as error:
             raise ValueError(f"key {key!r} cannot be written: {error}") from error
-    sizes = [n_bytes(*stored) for stored in tensors.values()]
+    sizes = [n_bytes(prod(shape), type) for shape, type in tensors.values()]
     offsets = accumulate((size + -size % alignment for size in sizes), initial=0)
     for (name, (shape, type)), offset in zip(tensors.items(), offsets, strict=False):
         out += [_text(name), struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))]

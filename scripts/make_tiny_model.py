@@ -22,7 +22,7 @@ import gguf
 import gguf_file
 import numpy as np
 
-from llmcore.cli.command import BadArguments, exit_status
+from llmcore.cli.command import exit_status, refuse
 from llmcore.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN
 
 # Shapes, (out, in) as NumPy has them, in the letters of the README; sizes that only some families have:
@@ -609,7 +609,7 @@ def _parser() -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
         epilog="The families: " + ", ".join(FAMILIES) + ". Each has its own defaults and only the options it can use.",
     )
-    parser.error = _refuse  # in one line
+    parser.error = refuse
     parser.add_argument("family", help="which family (below)")
     parser.add_argument("out", help="the file to write")
     for name, meaning in OPTIONS.items():
@@ -626,10 +626,6 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(flag, dest=name, action="store_false", help=f"the opposite of --{name.replace('_', '-')}")
     parser.add_argument("--force", action="store_true", help="replace a file that is there")
     return parser
-
-
-def _refuse(message):
-    raise BadArguments(message)
 
 
 def _keys_from(pairs: list[str]) -> dict[str, Any]:
@@ -656,7 +652,7 @@ def run() -> None:
         options["set"] = _keys_from(options.get("set", []))
         shapes = make(family, out, **options)
     except (ValueError, OSError) as error:
-        raise BadArguments(error) from error
+        refuse(error)
     weights = sum(math.prod(shape) for shape in shapes.values())
     print(f"wrote {out}: {len(shapes)} tensors, {weights:,} weights, {os.path.getsize(out) / 1e3:,.1f} kB")
 

@@ -16,13 +16,14 @@ import math
 import sys
 from pathlib import Path
 
-import grammar
 import numpy as np
 import train
-from corpus import sentences
 from quantize import quantize_file
+from training import grammar
+from training.corpus import sentences
 
 import llmcore
+from llmcore.cli.command import exit_status
 from llmcore.ops import log_softmax
 
 TYPES = ("Q8_0", "Q4_0", "Q4_K")
@@ -41,13 +42,7 @@ def main() -> None:
     args = parser.parse_args()
     if importlib.util.find_spec("matplotlib") is None:
         parser.error("the picture needs matplotlib: pip install -e '.[plot]'")
-    try:
-        tell(args)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(exit_status(lambda: tell(args)))
 
 
 def tell(args) -> None:
