@@ -22,22 +22,22 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import command_line
 from benchmark import report
 from benchmark.process import EngineFailed, Worker, missing
 from benchmark.runs import PEERS, Bench
 
-from llmcore.cli.command import exit_status
 from llmcore.cli.options import draft_tokens
 from llmcore.speed.drafting import DRAFT
 from llmcore.speed.holding import WEIGHTS
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+def main() -> None:
+    """Run the command line."""
     parser = _parser()
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
     refuse(parser, args)
-    return exit_status(lambda: (profile if args.profile else bench)(args))
+    command_line.run(lambda: (profile if args.profile else bench)(args))
 
 
 def bench(args) -> None:
@@ -127,4 +127,4 @@ def _parser():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -10,7 +10,6 @@ import argparse
 import ast
 import math
 import os
-import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,8 +20,8 @@ from typing import Any
 import gguf
 import gguf_file
 import numpy as np
+from command_line import refuse, run
 
-from llmcore.cli.command import exit_status, refuse
 from llmcore.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN
 
 # Shapes, (out, in) as NumPy has them, in the letters of the README; sizes that only some families have:
@@ -644,7 +643,7 @@ def _keys_from(pairs: list[str]) -> dict[str, Any]:
     return keys
 
 
-def run() -> None:
+def main() -> None:
     """Parse the command line, write, say what was written."""
     options = vars(_parser().parse_args())
     family, out = options.pop("family"), options.pop("out")
@@ -658,4 +657,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(run))
+    run(main)

@@ -22,17 +22,16 @@ Source: tools/perplexity/perplexity.cpp of llama.cpp, the figures of which these
 
 import argparse
 import math
-import sys
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import command_line
 import numpy as np
 from tqdm import tqdm
 
 import llmcore
-from llmcore.cli.command import exit_status
+from llmcore.cli.command import decoded
 from llmcore.model import prefill, unembed
 from llmcore.speed.holding import WEIGHTS
 from llmcore.speed.machine import restart_with_threads
@@ -129,10 +128,7 @@ def report(columns: np.ndarray, model: str, base: str) -> Iterator[str]:
 
 def run(args) -> None:
     """Load, score, print. Raises what `llmcore.load` and `chunks` raise."""
-    try:
-        text = Path(args.text).read_bytes().decode("utf-8")  # line ends as they are
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{args.text}: not UTF-8: {error}") from error
+    text = decoded(args.text, Path(args.text).read_bytes())  # line ends as they are
     models = []
     for path in filter(None, (args.model, args.compare)):
         llm = llmcore.load(path, weights=args.weights, context_length=args.context, threads=args.threads, progress=True)
@@ -179,8 +175,7 @@ def main() -> None:
     args = _parser().parse_args()
     if args.threads is not None:
         restart_with_threads(args.threads)
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-    sys.exit(exit_status(lambda: run(args)))
+    command_line.run(lambda: run(args))
 
 
 if __name__ == "__main__":

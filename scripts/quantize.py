@@ -14,12 +14,12 @@ model is opened by its first part and written as one file. One matrix at a time 
 import argparse
 import math
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import command_line
 import gguf
 import gguf_file
 import numpy as np
@@ -28,12 +28,11 @@ from gguf_file import n_bytes
 from quantization import kquants
 from tqdm import tqdm
 
-from llmcore.cli.command import exit_status
 from llmcore.errors import ModelFileError
 from llmcore.loader import GGUF, TENSOR_TYPES, Tensor, read_gguf
+from llmcore.quants import FLOATS, dequantize
 from llmcore.speed.machine import use_threads
 from llmcore.threads import each
-from llmcore.quants import FLOATS, dequantize
 
 FILE_TYPES = {
     "Q8_0": "MOSTLY_Q8_0", "Q5_0": "MOSTLY_Q5_0", "Q4_0": "MOSTLY_Q4_0", "Q4_1": "MOSTLY_Q4_1",
@@ -196,7 +195,7 @@ def run(args) -> None:
 def main() -> None:
     """Run the command line."""
     args = _parser().parse_args()
-    sys.exit(exit_status(lambda: run(args)))
+    command_line.run(lambda: run(args))
 
 
 if __name__ == "__main__":

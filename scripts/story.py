@@ -13,17 +13,16 @@ import argparse
 import csv
 import importlib.util
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
 import train
+from command_line import run
 from quantize import quantize_file
 from training import grammar
 from training.corpus import sentences
 
 import llmcore
-from llmcore.cli.command import exit_status
 from llmcore.ops import log_softmax
 
 TYPES = ("Q8_0", "Q4_0", "Q4_K")
@@ -42,7 +41,7 @@ def main() -> None:
     args = parser.parse_args()
     if importlib.util.find_spec("matplotlib") is None:
         parser.error("the picture needs matplotlib: pip install -e '.[plot]'")
-    sys.exit(exit_status(lambda: tell(args)))
+    run(lambda: tell(args))
 
 
 def tell(args) -> None:

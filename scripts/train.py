@@ -17,12 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from command_line import refuse, run
 from tqdm import tqdm
 from training import archive, checkpoint, corpus
 from training.adamw import adamw, clip, learning_rate
 from training.backprop import PAD, loss_and_gradients, losses
 
-from llmcore.cli.command import exit_status, refuse
 from llmcore.config import read_config
 from llmcore.speed.machine import keep_freed_memory
 from llmcore.tokenizer import Tokenizer
@@ -178,7 +178,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def run() -> None:
+def main() -> None:
     """Run the command line."""
     options = parse()
     keep_freed_memory()
@@ -193,4 +193,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(run))
+    run(main)

@@ -17,7 +17,6 @@ import llmcore
 from llmcore import ffn, model
 from llmcore.mixers import attention, latent
 
-
 SCRIPT = ROOT / "scripts" / "bench.py"
 OPTIONS = {"weights": None, "threads": None, "context": 64}
 
@@ -189,6 +188,20 @@ def test_time_in_a_callee_is_not_the_caller_s(monkeypatch):
         outer()
     assert watch.spent == {profiler.REST: 2, "outer": 3, "inner": 2, "whole": 7}
     assert watch.calls == {"outer": 1, "inner": 2}
+
+
+def test_no_part_of_a_script_hides_a_module_of_the_standard_library():
+    """Files that stand beside one that runs are found first, in any interpreter."""
+    parts = [path.stem for path in (ROOT / "scripts").rglob("*.py") if path.stem != "__init__"]
+    assert "engines" in parts
+    assert not set(parts) & sys.stdlib_module_names
+
+
+def test_a_worker_starts_in_a_folder_with_anything_in_it(llama_path, tmp_path, monkeypatch):
+    for name in ("json", "numpy", "benchmark"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong file')")
+    monkeypatch.chdir(tmp_path)
+    Worker("llmcore", sys.executable, str(llama_path), OPTIONS).close()
 
 
 def test_a_worker_that_dies_says_why(llama_path, tmp_path):

@@ -15,7 +15,7 @@ WORKER = "import sys; sys.path[0] = sys.argv.pop(1); from benchmark.engines impo
 SCRIPTS = Path(__file__).resolve().parents[1]
 
 
-class EngineFailed(ChildProcessError):
+class EngineFailed(RuntimeError):
     """An engine cannot do what was asked of it; the message is one line."""
 
 

@@ -15,7 +15,6 @@ from collections import defaultdict
 from contextlib import contextmanager
 
 from benchmark.roof import matrices
-
 from llmcore.linear import Matrix
 
 REST = "not in the functions above (Python between them, and the timers)"
