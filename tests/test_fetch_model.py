@@ -49,11 +49,11 @@ def test_the_pieces_become_one_file(model):
     assert folder(model) == ["m.gguf"]
 
 
-def test_a_second_run_downloads_nothing(model, monkeypatch, capsys):
+def test_a_second_run_downloads_nothing(model, monkeypatch, capfd):
     fetch(model)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("something was run"))
     fetch(model)
-    assert "already there" in capsys.readouterr().out
+    assert "already there" in capfd.readouterr().out
 
 
 def test_a_damaged_file_is_replaced(model):
