@@ -15,6 +15,7 @@ from . import ffn
 from .errors import ModelFileError, UnsupportedModel
 from .families import ARCHITECTURES, Family
 from .metadata import Keys
+from .mixers import kind
 from .mixers.attention import read_norm_eps
 from .rope import Rope
 
@@ -25,8 +26,8 @@ MOST_LAYERS = 1000  # twice what llama.cpp allows; bounds what is made before th
 class LayerPlan:
     """What one layer is made of; one of its halves may be None."""
 
-    mixer: Any  # the plan of a mixer; its type is a key of mixers.KINDS
-    ffn: ffn.Dense | ffn.Experts | None
+    mixer: Any  # the plan of a mixer, see mixers/
+    ffn: Any  # the plan of a feed-forward, see ffn/
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ def read_layer(keys: Keys, family: Family, i: int) -> LayerPlan:
 def mixer_of(keys: Keys, family: Family, i: int) -> ModuleType:
     """The kind of mixer of layer i; a layer without key/value heads is recurrent."""
     if family.recurrent is None or keys.of_layer("attention.head_count_kv", int, i, 1, least=0) > 0:
-        return family.mixer
-    return family.recurrent
+        return kind(family.mixer)
+    return kind(family.recurrent)
 
 
 def read_layer_counts(keys: Keys) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from . import ffn
 from .config import Config, LayerPlan
 from .linear import Held, Job, Matrix
 from .loader import GGUF, Tensor
-from .mixers import KINDS
+from .mixers import kind_of
 from .tensors import Tensors
 
 
@@ -31,10 +31,10 @@ class Layer:
     """The weights of one block; None for a norm or a half that the layer does not have."""
 
     attn_norm: Norm | None
-    mixer: Any | None  # what the plan's mixer takes
+    mixer: Any  # what the plan's mixer takes
     post_attention_norm: Norm | None
     ffn_norm: Norm | None
-    ffn: ffn.DenseWeights | ffn.ExpertsWeights | None
+    ffn: Any  # what the plan's feed-forward takes
     post_ffw_norm: Norm | None
 
 
@@ -98,7 +98,7 @@ def _take_layer(tensors, config: Config, plan: LayerPlan, blk: str) -> Layer:
 
     return Layer(
         attn_norm=norm("attn_norm", pre and mixes),
-        mixer=KINDS[type(plan.mixer)].take(tensors, plan.mixer, D, blk) if mixes else None,
+        mixer=kind_of(plan.mixer).take(tensors, plan.mixer, D, blk) if mixes else None,
         post_attention_norm=norm("post_attention_norm", post and mixes),
         ffn_norm=norm(family.ffn_norm, pre and feeds and not family.parallel),
         ffn=ffn.take(tensors, plan.ffn, D, blk) if feeds else None,

@@ -14,7 +14,8 @@ from conftest import ROOT
 from make_tiny_model import make
 
 import llmcore
-from llmcore import ffn, model
+from llmcore import model
+from llmcore.ffn import dense, experts
 from llmcore.mixers import attention, latent
 
 SCRIPT = ROOT / "scripts" / "bench.py"
@@ -115,7 +116,7 @@ def test_the_roof_multiplies_what_the_model_does(family, tmp_path, monkeypatch):
     make(family, path)
     llm, made = llmcore.load(path), []
     linear = llmcore.linear.linear
-    for module in (attention, latent, ffn, model):
+    for module in (attention, latent, dense, experts, model):
         monkeypatch.setattr(module, "linear", lambda x, m: made.append((len(x), m.n_in, m.n_out)) or linear(x, m))
     llm.logits([5])
     planned = [(len(x), matrix.n_in, matrix.n_out) for x, matrix in roof.products(llm, 1)]

@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass
 
 import numpy as np
 
-from llmcore.ffn import Experts
+from llmcore.ffn.experts import Experts
 from llmcore.linear import Matrix, linear
 
 
