@@ -13,6 +13,7 @@ archive.py (the file).
 import argparse
 import hashlib
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -165,7 +166,9 @@ def write_losses(path, state, floor):
         loss = f"{state['losses'][step - 1]:.6f}" if step else ""
         held_out = f"{state['held_out'][step]:.6f}" if step in state["held_out"] else ""
         rows.append(f"{step},{loss},{held_out},{'' if floor is None else f'{floor:.6f}'}")
-    path.write_text("\n".join(rows) + "\n")
+    part = path.with_name(path.name + ".part")
+    part.write_text("\n".join(rows) + "\n")
+    os.replace(part, path)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
