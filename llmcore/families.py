@@ -7,7 +7,6 @@ other rooms branch on what they find there. Facts: llama.cpp's src/llama-model.c
 from dataclasses import dataclass, replace
 
 
-
 @dataclass(frozen=True)
 class Family:
     """How the models of one name differ from Llama's, whose values the defaults are."""
@@ -32,7 +31,9 @@ class Family:
     attention_softcap: float | None = None  # if {arch}.attn_logit_softcapping does not say it
     final_softcap: float | None = None  # if {arch}.final_logit_softcapping does not say it
     logit_power: int = 1  # {arch}.logit_scale multiplies the logits (1) or divides them (-1)
-    d_model_scale_at: int | None = None  # the number of layers at which attention scales by 1/sqrt(d_model / n_heads)
+    d_model_scale_at: int | None = (
+        None  # the number of layers at which attention scales by 1/sqrt(d_model / n_heads)
+    )
     no_rope_every: int | None = None  # every n-th layer has no RoPE
     rope_switch: bool = False  # {arch}.rope.scaling.finetuned false means: no RoPE at all
     window_pattern: int | None = None  # of so many layers the last sees all, the others a window
@@ -71,11 +72,17 @@ ARCHITECTURES = {
         attention_softcap=50.0,
         final_softcap=30.0,
     ),
-    "gemma3": replace(_GEMMA, norms="both", qk_norm="head", window_pattern=6, window_rope="own", d_model_scale_at=62),
+    "gemma3": replace(
+        _GEMMA, norms="both", qk_norm="head", window_pattern=6, window_rope="own", d_model_scale_at=62
+    ),
     "phi3": Family(rope_pairs="halves"),  # its files name a window, which llama.cpp does not use either
-    "gpt2": Family(rope_pairs=None, layer_norm=True, norm_bias=True, activation="gelu", gated=False, positions=True),
+    "gpt2": Family(
+        rope_pairs=None, layer_norm=True, norm_bias=True, activation="gelu", gated=False, positions=True
+    ),
     "deepseek2": Family("latent", renormalize=False),
-    "olmo2": Family(rope_pairs="halves", norms="post", qk_norm="row", window_pattern=4, window_rope="unscaled"),
+    "olmo2": Family(
+        rope_pairs="halves", norms="post", qk_norm="row", window_pattern=4, window_rope="unscaled"
+    ),
     "granite": Family(logit_power=-1, rope_switch=True),
     "granitehybrid": Family(recurrent="mamba2", logit_power=-1, rope_switch=True, split_experts=False),
     "falcon-h1": Family("side_by_side", rope_pairs="halves"),
@@ -84,7 +91,9 @@ ARCHITECTURES = {
     "nemotron_h": _NEMOTRON,
     "nemotron_h_moe": replace(_NEMOTRON, gating="sigmoid", renormalize=False),
     "command-r": Family(layer_norm=True, parallel=True, qk_norm="own gain", qk_norm_from=64),
-    "starcoder2": Family(rope_pairs="halves", layer_norm=True, norm_bias=True, activation="gelu", gated=False),
+    "starcoder2": Family(
+        rope_pairs="halves", layer_norm=True, norm_bias=True, activation="gelu", gated=False
+    ),
     "smollm3": Family(no_rope_every=4),
     "gpt-oss": Family(
         rope_pairs="halves",

@@ -58,7 +58,9 @@ TENSOR_TYPES = {
 # The fewest bytes that a key with its value, a tensor's line in HEAD, and an array inside an array can take.
 KEY_BYTES, TENSOR_BYTES, ARRAY_BYTES = 14, 25, 12
 MAX_NAME = 65535  # bytes, the specification's limit for a key; we hold the names of tensors to it as well
-MAX_NESTING = 16  # of arrays in arrays: the specification has no limit, and llama.cpp does not read nested ones at all
+MAX_NESTING = (
+    16  # of arrays in arrays: the specification has no limit, and llama.cpp does not read nested ones at all
+)
 
 # How files begin that are opened by mistake.
 OTHER_FORMATS = {
@@ -91,7 +93,9 @@ class Tensor:
     def matrix(self) -> "Tensor":
         """The same with two dimensions: all rows one below the other."""
         return replace(
-            self, shape=(math.prod(self.shape[:-1]), self.shape[-1]), data=self.data.reshape(-1, self.data.shape[-1])
+            self,
+            shape=(math.prod(self.shape[:-1]), self.shape[-1]),
+            data=self.data.reshape(-1, self.data.shape[-1]),
         )
 
     def part(self, i: int) -> "Tensor":
@@ -162,7 +166,9 @@ def read_gguf(path: str | os.PathLike) -> GGUF:
         tensors |= part.tensors
     expected = Keys(first.metadata, first.path, "split").get("tensors.count", int)
     if len(tensors) != expected:
-        raise ModelFileError(f"{first.path}: split.tensors.count is {expected}, but the parts hold {len(tensors)}")
+        raise ModelFileError(
+            f"{first.path}: split.tensors.count is {expected}, but the parts hold {len(tensors)}"
+        )
     return replace(first, tensors=tensors)
 
 
@@ -191,7 +197,9 @@ def _read_file(path: Path) -> GGUF:
     alignment = metadata.get("general.alignment", 32)
     if types.get("general.alignment", "u32") != "u32" or alignment.bit_count() != 1:
         cursor.reading = "key 'general.alignment'"
-        raise cursor.error(f"is {alignment!r:.60} ({types['general.alignment']}), but must be a power of two (u32)")
+        raise cursor.error(
+            f"is {alignment!r:.60} ({types['general.alignment']}), but must be a power of two (u32)"
+        )
     tensors = _read_tensors(cursor, n_tensors, alignment)
     return GGUF(path, version, cursor.byte_order, alignment, metadata, types, tensors)
 
@@ -362,7 +370,9 @@ def _read_tensors(cursor: _Cursor, count: int, alignment: int) -> dict[str, Tens
         if offset % alignment:
             raise cursor.error(f"has offset {offset}, not a multiple of the alignment {alignment}")
         if end > size:
-            raise cursor.error(f"ends at byte {end}, past the end of the file ({size}); is the download complete?")
+            raise cursor.error(
+                f"ends at byte {end}, past the end of the file ({size}); is the download complete?"
+            )
         data = np.ndarray(stored, np.uint8, cursor.map, start)
         tensors[name] = Tensor(name, type_, shape, start, data, cursor.byte_order, cursor.path)
 
@@ -370,7 +380,9 @@ def _read_tensors(cursor: _Cursor, count: int, alignment: int) -> dict[str, Tens
         end = one.offset + one.nbytes
         if end > two.offset:
             cursor.reading = f"tensor {two.name!r}"
-            raise cursor.error(f"at byte {two.offset} overlaps tensor {one.name!r}, from {one.offset} to {end}")
+            raise cursor.error(
+                f"at byte {two.offset} overlaps tensor {one.name!r}, from {one.offset} to {end}"
+            )
     return tensors
 
 
@@ -386,12 +398,16 @@ def _read_entry(cursor: _Cursor, reading: str) -> tuple[str, str, tuple[int, ...
     type_id, offset = cursor.number("I"), cursor.number("Q")
     if type_id not in TENSOR_TYPES:
         known = ", ".join(type_ for type_, _, _ in TENSOR_TYPES.values())
-        raise UnsupportedModel(f"{cursor.path}: tensor {name!r} is of type {type_id}, which we lack; we know {known}")
+        raise UnsupportedModel(
+            f"{cursor.path}: tensor {name!r} is of type {type_id}, which we lack; we know {known}"
+        )
     type_, weights, n_bytes = TENSOR_TYPES[type_id]
     if not 0 < math.prod(shape) < 2**63:
         raise cursor.error(f"has shape {shape}, {math.prod(shape)} weights; 1 to 2^63 - 1 are allowed")
     if shape[-1] % weights:
-        raise cursor.error(f"has rows of {shape[-1]} weights, not a multiple of the {weights} in a block of {type_}")
+        raise cursor.error(
+            f"has rows of {shape[-1]} weights, not a multiple of the {weights} in a block of {type_}"
+        )
     return name, type_, shape, (*shape[:-1], shape[-1] // weights * n_bytes), offset
 
 

@@ -17,7 +17,9 @@ import numpy as np
 from .errors import UnsupportedModel
 from .formats import Block, Scales
 
-TILE = 1 << 18  # weights expanded at a time: few enough for the cache, many enough to hide the cost of NumPy calls
+TILE = (
+    1 << 18
+)  # weights expanded at a time: few enough for the cache, many enough to hide the cost of NumPy calls
 
 
 class Format(NamedTuple):
@@ -48,7 +50,9 @@ FORMATS = {
     "Q2_K": Format("k", 256, 16, "scales 16u1, q 64u1, scale <f2, offset <f2"),
     "Q3_K": Format("k", 256, 16, "high 32u1, low 64u1, scales_low 8u1, scales_high 4u1, scale <f2"),
     "Q4_K": Format("k", 256, 32, "scale <f2, offset <f2, scales 4u1, offsets 4u1, rest 4u1, q 128u1"),
-    "Q5_K": Format("k", 256, 32, "scale <f2, offset <f2, scales 4u1, offsets 4u1, rest 4u1, high 32u1, low 128u1"),
+    "Q5_K": Format(
+        "k", 256, 32, "scale <f2, offset <f2, scales 4u1, offsets 4u1, rest 4u1, high 32u1, low 128u1"
+    ),
     "Q6_K": Format("k", 256, 16, "low 128u1, high 64u1, scales 16i1, scale <f2"),
     "IQ4_NL": Format("other", 32, 32, "scale <f2, q 16u1"),
     "IQ4_XS": Format("other", 256, 32, "scale <f2, scales_high <u2, scales_low 4u1, q 128u1"),
@@ -67,7 +71,9 @@ SUPPORTED = (*FLOATS, *FORMATS, *FOREIGN)
 FLOAT16 = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 
-def dequantize(raw: np.ndarray, type: str, byte_order: str = "<", out: np.ndarray | None = None) -> np.ndarray:
+def dequantize(
+    raw: np.ndarray, type: str, byte_order: str = "<", out: np.ndarray | None = None
+) -> np.ndarray:
     """Weights of a tensor: bytes (..., bytes per row) -> float32 (..., row length), bit for bit those of `gguf.quants`.
 
     raw         uint8, as `loader` gives it; if it is not contiguous, it is copied first
@@ -83,7 +89,9 @@ def dequantize(raw: np.ndarray, type: str, byte_order: str = "<", out: np.ndarra
     if out is None:
         out = np.empty(shape, np.float32)
     if out.shape != shape or not out.flags.c_contiguous:
-        raise ValueError(f"dequantize: out has shape {out.shape}; it must be C-contiguous and of shape {shape}")
+        raise ValueError(
+            f"dequantize: out has shape {out.shape}; it must be C-contiguous and of shape {shape}"
+        )
     blocks, flat = blocks.reshape(1, -1), out.reshape(1, -1)
     step = TILE // weights
     for i in range(0, blocks.size, step):
@@ -99,7 +107,9 @@ def unpack(raw: np.ndarray, type: str, byte_order: str = "<") -> Block:
     once: give it no more than the cache holds.
     """
     if type not in FORMATS:
-        raise UnsupportedModel(f"tensor type {type} has no integers to unpack; those that have: {', '.join(FORMATS)}")
+        raise UnsupportedModel(
+            f"tensor type {type} has no integers to unpack; those that have: {', '.join(FORMATS)}"
+        )
     blocks = np.ascontiguousarray(raw).view(block_of(type, byte_order)[0])
     block, group = _decode(type, blocks.ravel()), FORMATS[type].group
     groups = FORMATS[type].weights // group
@@ -123,7 +133,9 @@ def block_of(type: str, byte_order: str) -> tuple[np.dtype, int]:
         dtype = np.dtype(f"V{size}")
         if byte_order == ">":
             known = ", ".join((*FLOATS, *FORMATS))
-            raise UnsupportedModel(f"tensor type {type} is not supported in big-endian files; supported: {known}")
+            raise UnsupportedModel(
+                f"tensor type {type} is not supported in big-endian files; supported: {known}"
+            )
     else:
         raise UnsupportedModel(f"tensor type {type} is not supported; supported: {', '.join(SUPPORTED)}")
     return dtype.newbyteorder(byte_order), weights
@@ -157,12 +169,16 @@ def _expand_foreign(type, raw):
     try:
         return gguf_quants.dequantize(raw, GGMLQuantizationType[type])
     except (KeyError, NotImplementedError):
-        raise UnsupportedModel(f"tensor type {type} needs a newer gguf package: pip install --upgrade gguf") from None
+        raise UnsupportedModel(
+            f"tensor type {type} needs a newer gguf package: pip install --upgrade gguf"
+        ) from None
 
 
 def _decode(type, blocks):
     """What n blocks say."""
-    decoder: Callable[..., Block] = getattr(import_module(f"llmcore.formats.{FORMATS[type].file}"), type.lower())
+    decoder: Callable[..., Block] = getattr(
+        import_module(f"llmcore.formats.{FORMATS[type].file}"), type.lower()
+    )
     return decoder(*(_field(blocks[name]) for name in blocks.dtype.names))
 
 

@@ -24,23 +24,31 @@ class Rope:
     pairs: str  # what rotates together: "adjacent" is (2i, 2i + 1), "halves" is (i, i + n_rot/2)
     base: float  # {arch}.rope.freq_base
     factor: float = 1.0  # {arch}.rope.scaling.factor: linear scaling divides positions by it
-    yarn_context: int | None = None  # {arch}.rope.scaling.original_context_length, where the scaling type is yarn
+    yarn_context: int | None = (
+        None  # {arch}.rope.scaling.original_context_length, where the scaling type is yarn
+    )
     gain: float = 1.0  # multiplies cos and sin
 
 
 def read_rope(keys, family, head_width: int) -> Rope | None:
     """RoPE of the layers that see everything; None where the family has none. Raises ModelFileError, UnsupportedModel."""
-    if family.rope_pairs is None or (family.rope_switch and not keys.get("rope.scaling.finetuned", bool, True)):
+    if family.rope_pairs is None or (
+        family.rope_switch and not keys.get("rope.scaling.finetuned", bool, True)
+    ):
         return None
     n_rot = keys.get("rope.dimension_count", int, head_width, least=2)
     if n_rot > head_width or n_rot % 2:
-        raise keys.error("rope.dimension_count", f"is {n_rot}; it must be even and at most the head width {head_width}")
+        raise keys.error(
+            "rope.dimension_count", f"is {n_rot}; it must be even and at most the head width {head_width}"
+        )
     scaling = keys.get("rope.scaling.type", str, "linear")  # files older than this key have a factor alone
     if scaling not in SCALINGS:
         raise UnsupportedModel(
             f"{keys.path}: rope.scaling.type {scaling!r} is not supported; ours: {', '.join(SCALINGS)}"
         )
-    factor = keys.get("rope.scaling.factor", float, keys.get("rope.scale_linear", float, 0.0), least=0.0) or 1.0
+    factor = (
+        keys.get("rope.scaling.factor", float, keys.get("rope.scale_linear", float, 0.0), least=0.0) or 1.0
+    )
     rope = Rope(
         n_rot,
         family.rope_pairs,
@@ -51,7 +59,9 @@ def read_rope(keys, family, head_width: int) -> Rope | None:
     if scaling == "none":
         return replace(rope, factor=1.0)
     if scaling == "yarn":
-        context = keys.get("rope.scaling.original_context_length", int, keys.get("context_length", int), least=1)
+        context = keys.get(
+            "rope.scaling.original_context_length", int, keys.get("context_length", int), least=1
+        )
         return replace(rope, yarn_context=context, gain=rope.gain * (1 + 0.1 * math.log(factor)))
     return rope
 
@@ -94,7 +104,9 @@ def yarn_ramp(rope: Rope, beta_fast: float = 32.0, beta_slow: float = 1.0) -> np
     within the original context, 0 where fewer than beta_slow times, a line between. Peng et al. 2023, arXiv:2309.00071.
     """
 
-    def pair_going_round(times):  # the (fractional) index of the pair that goes round so many times in that context
+    def pair_going_round(
+        times,
+    ):  # the (fractional) index of the pair that goes round so many times in that context
         return rope.n_rot * math.log(rope.yarn_context / (times * 2 * math.pi)) / (2 * math.log(rope.base))
 
     low = max(0, math.floor(pair_going_round(beta_fast)))

@@ -65,7 +65,9 @@ def map_weights(
     has_positions = config.family.positions
     weights = Weights(
         token_embd=tensors.take("token_embd.weight", (V, D)),
-        position_embd=tensors.take("position_embd.weight", (config.context_length, D)) if has_positions else None,
+        position_embd=tensors.take("position_embd.weight", (config.context_length, D))
+        if has_positions
+        else None,
         rope_factors=_rope_factors(tensors, config, context_length),
         layers=tuple(_take_layer(tensors, config, plan, f"blk.{i}.") for i, plan in enumerate(config.layers)),
         output_norm=_take_norm(tensors, "output_norm", config),

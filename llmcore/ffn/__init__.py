@@ -10,7 +10,9 @@ from .dense import Dense
 
 def read(keys, family, i: int):
     """The plan of layer i's feed-forward: `Dense`, or `Experts`. Raises ModelFileError and UnsupportedModel."""
-    if keys.get("expert_count", int, 0, least=0) and i >= keys.get("leading_dense_block_count", int, 0, least=0):
+    if keys.get("expert_count", int, 0, least=0) and i >= keys.get(
+        "leading_dense_block_count", int, 0, least=0
+    ):
         from . import experts
 
         return experts.read(keys, family, i)

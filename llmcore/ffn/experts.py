@@ -54,13 +54,17 @@ def read(keys, family, i: int) -> Experts:
     groups = keys.get("expert_group_count", int, 1, least=0) or 1
     groups_used = keys.get("expert_group_used_count", int, groups, least=0) or groups
     if used > count or count % groups or groups_used > groups or used > groups_used * (count // groups):
-        raise keys.error("expert_used_count", f"is {used} of {count} in {groups_used} of {groups} groups: impossible")
+        raise keys.error(
+            "expert_used_count", f"is {used} of {count} in {groups_used} of {groups} groups: impossible"
+        )
     n_ff = keys.of_layer("feed_forward_length", int, i, 0, least=0)
     n_ff_expert = keys.of_layer(
         "expert_feed_forward_length", int, i, n_ff // used if family.split_experts else n_ff, least=1
     )
     n_ff_shared = keys.get("expert_shared_count", int, 0, least=0) * n_ff_expert
-    n_ff_shared = keys.get("expert_shared_feed_forward_length", int, n_ff if family.shared_gate else n_ff_shared)
+    n_ff_shared = keys.get(
+        "expert_shared_feed_forward_length", int, n_ff if family.shared_gate else n_ff_shared
+    )
     gating = keys.get("expert_gating_func", int, 0, least=0)
     if gating not in (0, *GATINGS):
         known = ", ".join(f"{number} ({meaning})" for number, meaning in GATINGS.items())

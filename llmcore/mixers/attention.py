@@ -100,7 +100,9 @@ def read_head_counts(keys, i):
         raise keys.error("attention.head_count", f"is {n_heads}, more than the model is wide ({d_model})")
     n_kv_heads = keys.of_layer("attention.head_count_kv", int, i, n_heads, least=1)
     if n_heads % n_kv_heads:
-        raise keys.error("attention.head_count_kv", f"is {n_kv_heads}, which does not divide the {n_heads} query heads")
+        raise keys.error(
+            "attention.head_count_kv", f"is {n_kv_heads}, which does not divide the {n_heads} query heads"
+        )
     return n_heads, n_kv_heads
 
 
@@ -123,7 +125,9 @@ def read_window(keys, family, i):
     else:
         n = keys.get(key, int, family.window_pattern, least=0)
         windowed = n == 0 or i % n < n - 1
-    return (keys.get("attention.sliding_window", int, family.window or 0, least=0) or None) if windowed else None
+    return (
+        (keys.get("attention.sliding_window", int, family.window or 0, least=0) or None) if windowed else None
+    )
 
 
 def take(tensors, plan: Attention, d_model: int, blk: str) -> Weights:
@@ -190,7 +194,9 @@ def norm_heads(qk_TMH, gain_MH, plan):
     """The norm of each query and key head, or of all query heads of a token and all its key heads as a row."""
     if plan.norm.span == "row":
         ends = ((0, plan.n_heads), (plan.n_heads, len(gain_MH)))
-        return np.concatenate([_norm_row(qk_TMH[:, a:b], gain_MH[a:b], plan.norm.eps) for a, b in ends], axis=1)
+        return np.concatenate(
+            [_norm_row(qk_TMH[:, a:b], gain_MH[a:b], plan.norm.eps) for a, b in ends], axis=1
+        )
     if plan.norm.layer_norm:
         return layer_norm(qk_TMH, gain_MH, None, plan.norm.eps)
     return across_rows(lambda x_TMH: rms_norm(x_TMH, gain_MH, plan.norm.eps), qk_TMH)
@@ -217,7 +223,9 @@ def attend(q_KTGH, k_KSH, v_KSV, window=None, cap=None, sinks_N=None):
         q_KBGH = q_KTGH[:, t : t + QUERY_BLOCK]
         B = q_KBGH.shape[1]
         stop = S - T + t + B  # the last query of the block sees the keys before this one
-        start = 0 if window is None else max(0, stop - B - window + 1)  # the first one sees the keys from this one on
+        start = (
+            0 if window is None else max(0, stop - B - window + 1)
+        )  # the first one sees the keys from this one on
         k_KSH_seen, v_KSV_seen = k_KSH[:, start:stop], v_KSV[:, start:stop]
         y_KTGV[:, t : t + B] = attend_block(q_KBGH, k_KSH_seen, v_KSV_seen, window, cap, sinks_K1G1)
 

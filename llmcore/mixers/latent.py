@@ -89,7 +89,9 @@ def take(tensors, plan: Latent, d_model: int, blk: str) -> Weights:
     return Weights(
         attn_q_a=tensors.matrix(blk + "attn_q_a", D, Q) if Q else None,
         attn_q_a_norm=tensors.vector(blk + "attn_q_a_norm", Q) if Q else None,
-        attn_q_b=tensors.matrix(blk + "attn_q_b", Q, N * H) if Q else tensors.matrix(blk + "attn_q", D, N * H),
+        attn_q_b=tensors.matrix(blk + "attn_q_b", Q, N * H)
+        if Q
+        else tensors.matrix(blk + "attn_q", D, N * H),
         attn_kv_a_mqa=tensors.matrix(blk + "attn_kv_a_mqa", D, C + Z),
         attn_kv_a_norm=tensors.vector(blk + "attn_kv_a_norm", C),
         attn_k_b=k_b_NCP,

@@ -26,8 +26,9 @@ import numpy as np
 
 from ..cache import State, Step
 from ..linear import Matrix, linear
-from ..ops import causal_conv, rms_norm, silu, softplus
+from ..ops import rms_norm, silu
 from .attention import read_norm_eps
+from .conv import causal_conv, softplus
 
 CHUNK = 64  # tokens of a matrix: more cost more products within, fewer cost more passes over the state
 
