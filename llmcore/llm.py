@@ -42,7 +42,7 @@ def load(
             whole(name, value)
     file = read_gguf(path)
     if not file.tensors:
-        raise ModelFileError(f"{file.path}: a vocabulary without tensors; llmcore.load_tokenizer opens it")
+        raise ModelFileError(f"{file.path}: holds a vocabulary and no tensors; llmcore.load_tokenizer opens it")
     config = read_config(file.metadata, file.path)
     context_length = _checked_context(config, context_length or config.context_length)
     use_threads(threads)
