@@ -13,7 +13,8 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "llmcore"
 ORDER = [
-    *("errors", "threads", "metadata", "loader", "quants", "splits", "tokenizer", "ops", "rope", "linear", "cache"),
+    *("errors", "threads", "metadata", "loader", "quants", "splits", "vocabulary", "tokenizer"),
+    *("ops", "rope", "linear", "cache"),
     *("mixers/attention", "mixers/latent", "mixers/mamba", "mixers/mamba2", "mixers/side_by_side"),
     *("mixers", "ffn", "families", "config", "tensors", "weights", "model"),
     *("sampling", "writing"),
