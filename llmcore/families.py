@@ -20,6 +20,7 @@ class Family:
     norm_bias: bool = False  # ... with biases
     norms: str = "pre"  # where a block's norms stand: "pre" attention and feed-forward, "post", or "both"
     ffn_norm: str = "ffn_norm"  # the tensor that holds the norm before the feed-forward
+    output_norm: str = "output_norm"  # the tensor that holds the norm after the last layer
     qk_norm: str | None = None  # norm of queries and keys before RoPE, see attention.HeadNorm ...
     qk_norm_from: int = 0  # ... only models of at least so many layers have it
     activation: str = "swiglu"  # a row of ops.ACTIVATIONS
@@ -36,7 +37,7 @@ class Family:
     )
     no_rope_every: int | None = None  # every n-th layer has no RoPE
     rope_switch: bool = False  # {arch}.rope.scaling.finetuned false means: no RoPE at all
-    window_pattern: int | None = None  # of so many layers the last sees all, the others a window
+    window_pattern: int | None = None  # of so many layers the last sees all, the others a window; 0: all a window
     window: int | None = None  # how wide it is if {arch}.attention.sliding_window does not say so
     window_rope: str = "same"  # RoPE of windowed layers: the "same", "unscaled", or with a base of its "own"
     gating: str = "softmax"  # of a mixture of experts: a value of ffn.GATINGS
@@ -47,6 +48,7 @@ class Family:
 
 _GEMMA = Family(rope_pairs="halves", activation="geglu", scale_embeddings=True)
 _QWEN = Family(rope_pairs="halves")
+_LFM = Family(recurrent="shortconv", rope_pairs="halves", output_norm="token_embd_norm", qk_norm="head")
 _NEMOTRON = Family(
     recurrent="mamba2",
     one_half=True,
@@ -95,6 +97,8 @@ ARCHITECTURES = {
         rope_pairs="halves", layer_norm=True, norm_bias=True, activation="gelu", gated=False
     ),
     "smollm3": Family(no_rope_every=4),
+    "lfm2": replace(_LFM, window_pattern=0),
+    "lfm2moe": replace(_LFM, gating="sigmoid"),
     "gpt-oss": Family(
         rope_pairs="halves",
         ffn_norm="post_attention_norm",

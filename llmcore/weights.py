@@ -70,7 +70,7 @@ def map_weights(
         else None,
         rope_factors=_rope_factors(tensors, config, context_length),
         layers=tuple(_take_layer(tensors, config, plan, f"blk.{i}.") for i, plan in enumerate(config.layers)),
-        output_norm=_take_norm(tensors, "output_norm", config),
+        output_norm=_take_norm(tensors, config.family.output_norm, config),
         output=tensors.matrix("output" if "output.weight" in file.tensors else "token_embd", D, V),
     )
     n_layers = len(config.layers)
