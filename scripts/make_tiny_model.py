@@ -22,7 +22,7 @@ import gguf_file
 import numpy as np
 from command_line import refuse, run
 
-from llmcore.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN
+from llmcore.tokenizers.vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN
 
 # Shapes, (out, in) as NumPy has them, in the letters of the README; sizes that only some families have:
 # n_rot the dimensions of a head that rotate; X, Y width of an expert and of the shared expert; C context; W value head

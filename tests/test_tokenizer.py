@@ -14,17 +14,9 @@ from hypothesis import strategies as st
 
 from llmcore.errors import ModelFileError, UnsupportedModel
 from llmcore.loader import read_gguf
-from llmcore.splits import SPLITS, split_words
-from llmcore.tokenizer import (
-    BYTE,
-    CONTROL,
-    NORMAL,
-    UNKNOWN,
-    USER_DEFINED,
-    SpecialTokens,
-    Tokenizer,
-    merge_pairs,
-)
+from llmcore.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, SpecialTokens, Tokenizer
+from llmcore.tokenizers.bytepairs import merge_pairs
+from llmcore.tokenizers.splits import SPLITS, split_words
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from llmcore import load_tokenizer
 from llmcore.loader import read_gguf
-from llmcore.splits import SPLITS
+from llmcore.tokenizers.splits import SPLITS
 
 
 def mixed_text(size, seed=0):
@@ -65,12 +65,11 @@ def peer(metadata):
         if metadata["tokenizer.ggml.model"] == "llama":
             import sentencepiece
 
-            from llmcore import tokenizer
+            from llmcore.tokenizers.sentencepiece import _model_proto
+            from llmcore.tokenizers.vocabulary import Vocabulary
 
             processor = sentencepiece.SentencePieceProcessor()
-            processor.LoadFromSerializedProto(
-                tokenizer._model_proto(tokenizer._Vocabulary(metadata, "bench"))
-            )
+            processor.LoadFromSerializedProto(_model_proto(Vocabulary(metadata, "bench"), []))
             return "sentencepiece", lambda text: processor.encode(" " + text)
         from tokenizers import Regex, models, normalizers, pre_tokenizers
         from tokenizers import Tokenizer as Peer

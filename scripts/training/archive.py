@@ -11,7 +11,7 @@ import gguf_file
 import numpy as np
 import sentencepiece
 
-from llmcore.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN
+from llmcore.tokenizers.vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN
 
 UNK_ID, BOS_ID, EOS_ID = 0, 1, 2
 SMALLEST_VOCABULARY = 3 + 256 + 1  # the special tokens, the bytes, and ▁

@@ -10,26 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from .errors import UnsupportedModel
-from .metadata import Keys
-from .splits import SPLITS
+from ..errors import UnsupportedModel
+from ..metadata import Keys
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # tokenizer.ggml.token_type
-MODELS = ("llama", "gpt2", "gemma4")  # tokenizer.ggml.model
+# tokenizer.ggml.model -> algorithm
+MODELS = {"llama": "sentencepiece.SentencePiece", "gpt2": "bytepairs.BytePairs", "gemma4": "bytepairs.BytePairs"}
 BYTE_TEXTS = [f"<0x{byte:02X}>" for byte in range(256)]  # for the bytes of characters without a token
-ROLES = [
-    "bos",
-    "eos",
-    "unknown",
-    "eot",
-    "eom",
-    "fim_pre",
-    "fim_suf",
-    "fim_mid",
-    "fim_pad",
-    "fim_rep",
-    "fim_sep",
-]
+ROLES = "bos eos unknown eot eom fim_pre fim_suf fim_mid fim_pad fim_rep fim_sep".split()
+
+
+def bytes_of(text: str) -> bytes:
+    """The bytes of a token in whose text ▁ stands for a space."""
+    return text.replace("▁", " ").encode("utf-8", "surrogateescape")
 
 
 class Vocabulary:
@@ -84,6 +77,8 @@ class Vocabulary:
 
     def _split(self):
         """The split that the file names."""
+        from .splits import SPLITS  # here, because SentencePiece does without
+
         pre = self.keys.get("pre", str, "")
         if not pre:
             self.keys.warn("pre", "is missing, so words may be split wrongly")
