@@ -91,12 +91,14 @@ SSM_KEYS = {
     "ssm.group_count": "G",
 }
 NO_ATTENTION = {"attention.head_count": 0, "attention.head_count_kv": None, "feed_forward_length": 0}
+NO_ATTENTION |= {"attention.key_length": None, "attention.value_length": None}
 
 # Options of every family and those that several have. A default of None is worked out from the others.
 COMMON = {"layers": 2, "width": 32, "heads": 4, "kv_heads": 2, "ff": 64, "vocab": 288, "context": 512}
 ROPE = {"rope_base": None, "rope_scaling": None, "rope_factor": 4.0, "rope_context": 128}
 FREE_HEADS = {"head_width": None}  # heads need not be width / heads wide
 MOE = {"experts": 4, "experts_used": 2, "expert_ff": 32}
+NO_HEADS = {"heads": 1, "kv_heads": 1, "head_width": 2}
 SSM = {"ssm_inner": None, "ssm_state": 8, "ssm_heads": 4, "ssm_groups": 1, "conv": 4}
 
 
@@ -356,12 +358,12 @@ FAMILIES = {
         RMS | HEAD_KEYS | SSM_KEYS,
         {**FREE_HEADS, **SSM, "rope_base": 1e11, "rope_dims": None, "ssm_norm": True},
     ),
-    "mamba2": Family("mamba2", {"attn_norm.weight": "D"} | MAMBA2, RMS | SSM_KEYS | NO_ATTENTION, {**SSM}),
+    "mamba2": Family("mamba2", {"attn_norm.weight": "D"} | MAMBA2, RMS | SSM_KEYS | NO_ATTENTION, {**NO_HEADS, **SSM}),
     "mamba": Family(
         "mamba",
         {"attn_norm.weight": "D"} | MAMBA,
         RMS | SSM_KEYS | NO_ATTENTION | {"ssm.group_count": None, "ssm.dt_b_c_rms": None},
-        {"ssm_inner": None, "ssm_state": 8, "ssm_heads": 4, "conv": 4},
+        {**NO_HEADS, "ssm_inner": None, "ssm_state": 8, "ssm_heads": 4, "conv": 4},
     ),
     "gpt-oss": Family(
         "gpt-oss",
@@ -601,7 +603,9 @@ def _tensors(o) -> dict[str, str]:
     if getattr(o, "rope_scaling", None) == "longrope":
         tensors |= {"rope_factors_long.weight": "n_rot//2", "rope_factors_short.weight": "n_rot//2"}
     for layer in range(o.layers):
-        block = dict(row.block(o, layer) if callable(row.block) else row.block) | (row.bias if o.biases else {})
+        block = dict(row.block(o, layer) if callable(row.block) else row.block)
+        biases = {name: shape for name, shape in row.bias.items() if name.replace("bias", "weight") in block}
+        block |= biases if o.biases else {}
         if getattr(o, "fused_qkv", False):
             fused = FUSED_QKV | (FUSED_QKV_BIAS if o.biases else {})
             block = {name: shape for name, shape in block.items() if name not in QKV | QKV_BIASES} | fused
