@@ -26,7 +26,8 @@ from llmcore.tokenizers.vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN
 
 # Shapes, (out, in) as NumPy has them, in the letters of the README; sizes that only some families have:
 # n_rot the dimensions of a head that rotate; X, Y width of an expert and of the shared expert; C context; W value head
-# width, A and B the low ranks of queries and of keys and values (MLA).
+# width, A and B the low ranks of queries and of keys and values (MLA). Of state-space layers: U inner width, S state
+# width, J heads, or the rank of the step in mamba, G groups, Q width of the convolution. Z latent width of experts.
 NORMS = {"attn_norm.weight": "D", "ffn_norm.weight": "D"}
 NORM_BIASES = {"attn_norm.bias": "D", "ffn_norm.bias": "D"}
 POST_NORMS = {"post_attention_norm.weight": "D", "post_ffw_norm.weight": "D"}
@@ -47,6 +48,27 @@ EXPERTS = {"ffn_gate_exps.weight": "E X D", "ffn_up_exps.weight": "E X D", "ffn_
 EXPERT_BIASES = {"ffn_gate_exps.bias": "E X", "ffn_up_exps.bias": "E X", "ffn_down_exps.bias": "E D"}
 SHARED = {"ffn_gate_shexp.weight": "Y D", "ffn_up_shexp.weight": "Y D", "ffn_down_shexp.weight": "D Y"}
 ATTENTION = QKV | OUTPUT
+MAMBA2 = {
+    "ssm_in.weight": "2*U+2*G*S+J D",
+    "ssm_conv1d.weight": "U+2*G*S Q",
+    "ssm_conv1d.bias": "U+2*G*S",
+    "ssm_dt.bias": "J",
+    "ssm_a": "J 1",
+    "ssm_d": "J 1",
+    "ssm_norm.weight": "G U//G",
+    "ssm_out.weight": "D U",
+}
+MAMBA = {
+    "ssm_in.weight": "2*U D",
+    "ssm_conv1d.weight": "U Q",
+    "ssm_conv1d.bias": "U",
+    "ssm_x.weight": "J+2*S U",
+    "ssm_dt.weight": "U J",
+    "ssm_dt.bias": "U",
+    "ssm_a": "U S",
+    "ssm_d": "U",
+    "ssm_out.weight": "D U",
+}
 
 # Keys, without the architecture's name in front. A string is an expression in sizes, as in shapes.
 KEYS = {
@@ -64,12 +86,23 @@ RMS = {"attention.layer_norm_rms_epsilon": 1e-5}
 LAYER_NORM = {"attention.layer_norm_epsilon": 1e-5}
 MOE_KEYS = {"expert_count": "E", "expert_used_count": "E_used"}
 EXPERT_WIDTH = {"expert_feed_forward_length": "X"}
+SSM_KEYS = {
+    "ssm.conv_kernel": "Q",
+    "ssm.inner_size": "U",
+    "ssm.state_size": "S",
+    "ssm.time_step_rank": "J",
+    "ssm.group_count": "G",
+}
+NO_ATTENTION = {"attention.head_count": 0, "attention.head_count_kv": None, "feed_forward_length": 0}
+NO_ATTENTION |= {"attention.key_length": None, "attention.value_length": None}
 
 # Options of every family and those that several have. A default of None is worked out from the others.
 COMMON = {"layers": 2, "width": 32, "heads": 4, "kv_heads": 2, "ff": 64, "vocab": 288, "context": 512}
 ROPE = {"rope_base": None, "rope_scaling": None, "rope_factor": 4.0, "rope_context": 128}
 FREE_HEADS = {"head_width": None}  # heads need not be width / heads wide
 MOE = {"experts": 4, "experts_used": 2, "expert_ff": 32}
+NO_HEADS = {"heads": 1, "kv_heads": 1, "head_width": 2}
+SSM = {"ssm_inner": None, "ssm_state": 8, "ssm_heads": 4, "ssm_groups": 1, "conv": 4}
 
 
 @dataclass(frozen=True)
@@ -138,6 +171,54 @@ def _command_r_block(o, _):
 def _olmo2_keys(o):
     """OLMo 3 is olmo2 with windows: three layers in four see one."""
     return RMS | ({"attention.sliding_window": o.window} if o.window else {})
+
+
+def _granitehybrid_block(o, layer):
+    """Of so many layers the second attends; experts, where there are any, stand beside a shared one."""
+    mixer = ATTENTION if layer % o.attention_every == 1 else MAMBA2
+    experts = ROUTER | {name: shape.replace("X", "F") for name, shape in EXPERTS.items()} | SHARED
+    return NORMS | mixer | (experts if o.experts else GATED)
+
+
+def _granitehybrid_keys(o):
+    kv = [o.kv_heads if layer % o.attention_every == 1 else 0 for layer in range(o.layers)]
+    scales = {"logit_scale": 1.5, "residual_scale": 0.5, "embedding_scale": 6.0, "attention.scale": 0.5}
+    keys = RMS | ROTATION | SSM_KEYS | scales | {"attention.head_count_kv": kv, "rope.scaling.finetuned": o.rope}
+    return keys | (MOE_KEYS | {"expert_shared_feed_forward_length": "Y"} if o.experts else {})
+
+
+NEMOTRON_LAYERS = "M-M*-"  # Mamba-2, feed-forward, attention: over and over
+
+
+def _nemotron_block(o, layer):
+    """Each layer is one half of a block, under the one norm that it has."""
+    squared = {name: shape for name, shape in (EXPERTS | SHARED).items() if "gate" not in name}
+    if getattr(o, "latent", None):
+        latent = {"ffn_latent_down.weight": "Z D", "ffn_latent_up.weight": "D Z"}
+        squared |= latent | {"ffn_up_exps.weight": "E X Z", "ffn_down_exps.weight": "E Z X"}
+    experts = ROUTER | {"exp_probs_b.bias": "E"} | squared
+    feed_forward = experts if o.family == "nemotron_h_moe" else PLAIN
+    kinds = {"M": MAMBA2, "*": ATTENTION, "-": feed_forward}
+    return {"attn_norm.weight": "D"} | kinds[NEMOTRON_LAYERS[layer % len(NEMOTRON_LAYERS)]]
+
+
+def _nemotron_keys(o):
+    kinds = [NEMOTRON_LAYERS[layer % len(NEMOTRON_LAYERS)] for layer in range(o.layers)]
+    keys = {
+        "attention.head_count_kv": [o.kv_heads if kind == "*" else 0 for kind in kinds],
+        "feed_forward_length": [o.ff if kind == "-" else 0 for kind in kinds],
+    }
+    if o.family == "nemotron_h_moe":
+        keys |= MOE_KEYS | EXPERT_WIDTH | {"expert_shared_feed_forward_length": "Y"}
+        keys |= {"expert_weights_norm": True, "expert_weights_scale": 2.5}
+        keys |= {"moe_latent_size": "Z"} if o.latent else {}
+    return LAYER_NORM | HEAD_KEYS | SSM_KEYS | keys
+
+
+def _falcon_h1_block(o, _):
+    """Attention and Mamba-2 side by side; the second norm's name has no ".weight"."""
+    mixers = ATTENTION | {name: shape for name, shape in MAMBA2.items() if o.ssm_norm or "ssm_norm" not in name}
+    return {"attn_norm.weight": "D", "ffn_norm": "D"} | mixers | GATED
 
 
 LLAMA_BIASES = QKV_BIASES | OUTPUT_BIAS | GATE_BIAS | PLAIN_BIASES
@@ -257,6 +338,39 @@ FAMILIES = {
     "smollm3": Family(
         "smollm3", NORMS | ATTENTION | GATED, RMS | ROTATION, {**ROPE, **FREE_HEADS, "layers": 4, "tied": True}
     ),
+    "granitehybrid": Family(
+        "granitehybrid",
+        _granitehybrid_block,
+        _granitehybrid_keys,
+        {**FREE_HEADS, **SSM, "layers": 4, "experts": 0, "experts_used": 2, "shared_ff": 48, "attention_every": 4}
+        | {"rope": False, "tied": True},
+    ),
+    "nemotron_h": Family(
+        "nemotron_h",
+        _nemotron_block,
+        _nemotron_keys,
+        {**FREE_HEADS, **SSM, "layers": 5, "ssm_groups": 2},
+        bias=PLAIN_BIASES | QKV_BIASES | OUTPUT_BIAS,
+    ),
+    "nemotron_h_moe": Family(
+        "nemotron_h_moe",
+        _nemotron_block,
+        _nemotron_keys,
+        {**FREE_HEADS, **SSM, **MOE, "layers": 5, "ssm_groups": 2, "shared_ff": 48, "latent": 16},
+    ),
+    "falcon-h1": Family(
+        "falcon-h1",
+        _falcon_h1_block,
+        RMS | HEAD_KEYS | SSM_KEYS,
+        {**FREE_HEADS, **SSM, "rope_base": 1e11, "rope_dims": None, "ssm_norm": True},
+    ),
+    "mamba2": Family("mamba2", {"attn_norm.weight": "D"} | MAMBA2, RMS | SSM_KEYS | NO_ATTENTION, {**NO_HEADS, **SSM}),
+    "mamba": Family(
+        "mamba",
+        {"attn_norm.weight": "D"} | MAMBA,
+        RMS | SSM_KEYS | NO_ATTENTION | {"ssm.group_count": None, "ssm.dt_b_c_rms": None},
+        {**NO_HEADS, "ssm_inner": None, "ssm_state": 8, "ssm_heads": 4, "conv": 4},
+    ),
     "gpt-oss": Family(
         "gpt-oss",
         {"attn_norm.weight": "D", "post_attention_norm.weight": "D", "attn_sinks.weight": "N"}
@@ -315,6 +429,15 @@ OPTIONS = {
     "gating": "softmax or sigmoid",
     "router_bias": "a bias that counts in the selection of experts alone",
     "dense_layers": "leading layers without experts",
+    "latent": "width of what experts read and write; 0 is that of the model",
+    "attention_every": "of so many layers the second attends, the others are recurrent",
+    "rope": "positions rotate queries and keys",
+    "ssm_inner": "inner width of state-space layers (twice the width)",
+    "ssm_state": "width of their state",
+    "ssm_heads": "their heads; in mamba the rank of the step",
+    "ssm_groups": "groups of those heads",
+    "ssm_norm": "a norm at the end of them",
+    "conv": "tokens that their convolution covers",
     "q_lora": "rank of the queries; 0 is a plain attn_q (32, but 0 with 26 or 27 layers)",
     "kv_lora": "rank of keys and values",
     "joined_kv_b": "one attn_kv_b, as older files have it, for attn_k_b and attn_v_b",
@@ -334,7 +457,7 @@ OPTIONS = {
     "seed": "of the random numbers",
 }
 FLOATS = ("rope_base", "rope_factor")
-FLAGS = ("router_bias", "joined_kv_b", "rope_freqs", "fused_qkv", "biases", "tied", "as_float32")
+FLAGS = ("rope", "ssm_norm", "router_bias", "joined_kv_b", "rope_freqs", "fused_qkv", "biases", "tied", "as_float32")
 CHOICES = {"gating": ("softmax", "sigmoid"), "rope_scaling": ("none", "linear", "yarn", "longrope"), "type": TYPES}
 
 
@@ -387,6 +510,8 @@ def resolve(family: str, options: dict[str, Any]) -> SimpleNamespace:
         o.rope_dims = o.head_width
     if getattr(o, "q_lora", 0) is None:
         o.q_lora = 0 if o.layers in LITE else 32
+    if getattr(o, "ssm_inner", 0) is None:
+        o.ssm_inner = 2 * o.width
     _check(o)
     return o
 
@@ -394,6 +519,7 @@ def resolve(family: str, options: dict[str, Any]) -> SimpleNamespace:
 def _check_numbers(o):
     """Each number must be one, and large enough to mean something."""
     zero = {"q_lora", "dense_layers", "seed"} | ({"window"} if o.family == "olmo2" else set())
+    zero |= {"latent"} | ({"experts"} if o.family == "granitehybrid" else set())
     for name, value in vars(o).items():
         if value is None or name in CHOICES or name in ("family", "set") or isinstance(value, bool):
             continue
@@ -428,7 +554,10 @@ def _check(o):
         raise ValueError("--rope-freqs and --rope-scaling longrope are two tensors for one purpose; choose one")
     if (getattr(o, "rope_base", None) or math.inf) <= 1:
         raise ValueError(f"--rope-base is {o.rope_base}; angles need a base above 1")
-    if hasattr(o, "experts"):
+    if hasattr(o, "ssm_groups") and (o.ssm_inner % o.ssm_heads or o.ssm_heads % o.ssm_groups):
+        heads = f"--ssm-heads {o.ssm_heads} must divide --ssm-inner {o.ssm_inner}"
+        raise ValueError(f"{heads} and be a multiple of --ssm-groups {o.ssm_groups}")
+    if getattr(o, "experts", 0):
         _check_experts(o, o.experts, getattr(o, "groups", 1), getattr(o, "groups_used", 1))
 
 
@@ -450,6 +579,8 @@ def _sizes(o):
     get = vars(o).get
     sizes = {"D": o.width, "N": o.heads, "K": o.kv_heads, "H": o.head_width, "F": o.ff, "V": o.vocab, "L": o.layers}
     sizes |= {"C": o.context, "n_rot": o.rope_dims, "window": get("window"), "W": get("value_width")}
+    sizes |= {"U": get("ssm_inner"), "S": get("ssm_state"), "J": get("ssm_heads"), "G": get("ssm_groups")}
+    sizes |= {"Q": get("conv"), "Z": get("latent")}
     sizes |= {"A": get("q_lora"), "B": get("kv_lora"), "E": get("experts"), "E_used": get("experts_used")}
     return sizes | {"X": get("expert_ff"), "Y": get("shared_ff") or (get("shared_experts") or 0) * get("expert_ff", 0)}
 
@@ -474,7 +605,9 @@ def _tensors(o) -> dict[str, str]:
     if getattr(o, "rope_scaling", None) == "longrope":
         tensors |= {"rope_factors_long.weight": "n_rot//2", "rope_factors_short.weight": "n_rot//2"}
     for layer in range(o.layers):
-        block = dict(row.block(o, layer) if callable(row.block) else row.block) | (row.bias if o.biases else {})
+        block = dict(row.block(o, layer) if callable(row.block) else row.block)
+        biases = {name: shape for name, shape in row.bias.items() if name.replace("bias", "weight") in block}
+        block |= biases if o.biases else {}
         if getattr(o, "fused_qkv", False):
             fused = FUSED_QKV | (FUSED_QKV_BIAS if o.biases else {})
             block = {name: shape for name, shape in block.items() if name not in QKV | QKV_BIASES} | fused
@@ -524,7 +657,7 @@ def _vocabulary(size) -> dict[str, Any]:
 
 def _is_matrix(name, shape) -> bool:
     """Whether it is stored in the type asked for: not norms, biases, routers and positions, whose rows are few."""
-    small = ("norm.weight", ".bias", "ffn_gate_inp.weight", "position_embd.weight")
+    small = ("norm.weight", ".bias", "ffn_gate_inp.weight", "position_embd.weight", "conv1d.weight", "ssm_a", "ssm_d")
     return len(shape) > 1 and not name.endswith(small)
 
 
@@ -563,7 +696,9 @@ def _random_values(rng, name, shape, o) -> np.ndarray:
     if name.startswith("rope_f"):
         low, high = {"freqs": (1, 8), "long": (2, 16), "short": (1, 2)}[name.removesuffix(".weight").split("_")[-1]]
         return np.sort(rng.uniform(low, high, shape)).astype(np.float32)
-    if "norm" in name and name.endswith(".weight"):
+    if name.endswith("ssm_a"):  # the past fades by 3% to 80% at a step of 1
+        return rng.uniform(-1.6, -0.03, shape).astype(np.float32)
+    if ("norm" in name and not name.endswith(".bias")) or name.endswith("ssm_d"):
         return rng.uniform(0.6, 1.4, shape).astype(np.float32)
     if name.endswith(".bias"):
         return rng.uniform(-0.5, 0.5, shape).astype(np.float32)
@@ -620,8 +755,8 @@ def _parser() -> argparse.ArgumentParser:
         else:
             kind = float if name in FLOATS else str if name in CHOICES else int
             parser.add_argument(flag, type=kind, metavar="X" if kind is str else "N", help=meaning)
-    for name in ("tied", "router_bias"):
-        flag = {"tied": "--untied", "router_bias": "--no-router-bias"}[name]
+    opposites = {"tied": "--untied", "router_bias": "--no-router-bias", "ssm_norm": "--no-ssm-norm"}
+    for name, flag in opposites.items():
         parser.add_argument(flag, dest=name, action="store_false", help=f"the opposite of --{name.replace('_', '-')}")
     parser.add_argument("--force", action="store_true", help="replace a file that is there")
     return parser

@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 import make_tiny_model  # noqa: E402
 
-RECORD = ROOT / "tests" / "data" / "variants.npz"
+DATA = ROOT / "tests" / "data"
+RECORD = DATA / "variants.npz"
 POSITIONS = [0, 9, 29]
 IDS = np.random.RandomState(0).randint(3, 288, 30)
 CONTEXT = 512  # which matters to longrope
@@ -175,13 +176,13 @@ VARIANTS = {
 }
 
 
-def logits(path: Path) -> np.ndarray:
-    """What llama.cpp computes for IDS, float32 (T, V): float32 weights, float32 cache."""
+def logits(path: Path, ids: np.ndarray = IDS) -> np.ndarray:
+    """What llama.cpp computes for the ids, float32 (T, V): float32 weights, float32 cache."""
     from llama_cpp import Llama  # only the environment that records has it
 
     llm = Llama(str(path), n_ctx=CONTEXT, logits_all=True, type_k=0, type_v=0, verbose=False)
-    llm.eval(IDS.tolist())
-    result = np.array(llm.scores[: len(IDS)], np.float32)
+    llm.eval(ids.tolist())
+    result = np.array(llm.scores[: len(ids)], np.float32)
     llm.close()
     return result
 

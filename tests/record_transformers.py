@@ -607,15 +607,16 @@ def write_model(path, family, config, tensors, float32):
     writer.add_name("tiny random model")
     for key, value in (common_keys(config) | family.keys(config)).items():
         if value is not None:
-            kind = {bool: "BOOL", int: "UINT32", float: "FLOAT32", str: "STRING"}[type(value)]
+            kind = {bool: "BOOL", int: "UINT32", float: "FLOAT32", str: "STRING", list: "ARRAY"}[type(value)]
             writer.add_key_value(f"{family.arch}.{key}", value, gguf.GGUFValueType[kind])
     for key, field in gguf.GGUFReader(VOCABULARY).fields.items():
         if key.startswith("tokenizer."):
             writer.add_key_value(key, field.contents(), field.types[0], field.types[-1])
     for name, x in tensors.items():
-        x = np.ascontiguousarray(x.squeeze(), np.float32)
-        # The converter, too, leaves vectors, biases, routers and positions in float32.
-        if float32 or x.ndim == 1 or name.endswith(".bias") or "ffn_gate_inp" in name or "position" in name:
+        x = np.ascontiguousarray(x[0] if x.shape[0] == 1 else x, np.float32)
+        # The converter, too, leaves vectors, biases, routers, positions and the small tensors of Mamba in float32.
+        small = ("ffn_gate_inp", "position", "ssm_a", "ssm_d", "ssm_norm", "conv1d")
+        if float32 or x.ndim == 1 or name.endswith(".bias") or any(part in name for part in small):
             writer.add_tensor(name, x)
         else:
             writer.add_tensor(

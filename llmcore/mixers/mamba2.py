@@ -71,9 +71,8 @@ def read(keys, family, i: int) -> Mamba2:
     names = "ssm.inner_size", "ssm.time_step_rank", "ssm.group_count"
     n_inner, n_heads, n_groups = (keys.get(name, int, least=1) for name in names)
     if n_inner % n_heads or n_heads % n_groups:
-        raise keys.error(
-            names[1], f"is {n_heads}; must divide {names[0]} {n_inner}, a multiple of {names[2]} {n_groups}"
-        )
+        wanted = f"must divide the inner size {n_inner} and be a multiple of the {n_groups} groups"
+        raise keys.error(names[1], f"is {n_heads}; it {wanted}")
     return Mamba2(
         n_heads=n_heads,
         n_inner=n_inner,
