@@ -55,7 +55,12 @@ def _joined(pieces):
 def _pieces(text, form: Format, markers: Reasoning, types, thinking):
     """(kind, value) of the parts of an answer: text, thought, call, problem; drop: control tokens; closed: the end of
     a thought that nothing opened."""
-    names = {"call": form.begin, "open": re.escape(markers.open), "drop": form.drop, "close": re.escape(markers.close)}
+    names = {
+        "call": form.begin,
+        "open": re.escape(markers.open),
+        "drop": form.drop,
+        "close": re.escape(markers.close),
+    }
     event = re.compile("|".join(f"(?P<{name}>{pattern})" for name, pattern in names.items()))
     at, thought, silent = 0, thinking, True  # silent: only white space since the start, a thought or a call
     while at < len(text):
@@ -113,11 +118,16 @@ def _calls(text, found, form, types):
         if types.knows(call.name):
             pieces.append(("call", call))
         else:
-            pieces += [("text", text[call.start : call.end]), ("problem", f"there is no tool called {call.name!r}")]
+            pieces += [
+                ("text", text[call.start : call.end]),
+                ("problem", f"there is no tool called {call.name!r}"),
+            ]
     return pieces + rest, end
 
 
-HEADER = re.compile(r"(?:<\|start\|>[^<]*|\A\s*to=[^\s<]+\s*)?(?:<\|(?:channel|constrain)\|>[^<]*)*<\|message\|>")
+HEADER = re.compile(
+    r"(?:<\|start\|>[^<]*|\A\s*to=[^\s<]+\s*)?(?:<\|(?:channel|constrain)\|>[^<]*)*<\|message\|>"
+)
 END_OF_BODY = re.compile(r"<\|(?:end|call|return|eom|eot)\|>|(?=<\|(?:start|channel)\|>)|\Z")
 NOBODY = (None, "assistant", "user", "self", "all")  # receivers that are no tools
 

@@ -88,7 +88,9 @@ def _call(value, start, end):
     """A Call of a JSON object, whichever words its writer uses; ValueError if it is none."""
     inner = value.get("function")
     value = inner if isinstance(inner, dict) and "name" not in value else value
-    name = next((value[key] for key in ("name", "tool_name", "function") if isinstance(value.get(key), str)), None)
+    name = next(
+        (value[key] for key in ("name", "tool_name", "function") if isinstance(value.get(key), str)), None
+    )
     arguments = next((value[key] for key in ("arguments", "parameters") if key in value), None)
     if name is None and len(value) == 1:  # Apertus: {"add": {"a": 1}}
         [(name, arguments)] = value.items()
@@ -111,7 +113,9 @@ BARE = r'<\|python_tag\|>\s*|(?m:^)[ \t]*(?=\{\s*"(?:name|type|function|paramete
 def read_bare(text, at, types):
     """Llama 3 writes nothing but {"name": ..., "parameters": {...}}, so other JSON must stay what it is."""
     begin = re.compile(BARE).match(text, at).end()
-    if builtin := re.compile(r"([\w.]+)\.call\(").match(text, begin):  # <|python_tag|>brave_search.call(query="x")
+    if builtin := re.compile(r"([\w.]+)\.call\(").match(
+        text, begin
+    ):  # <|python_tag|>brave_search.call(query="x")
         call = _python_call(text, begin, builtin[1], builtin.end(), types, at, [])
         return [call], call.end
     calls, end = read_objects(BARE, "", text, at, types)

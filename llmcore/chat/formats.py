@@ -123,8 +123,16 @@ TABLE = (
     Format("minimax-m2", ("<minimax:tool_call>",), MINIMAX.begin, partial(read_tags, MINIMAX, False)),
     Format("deepseek-dsml", ("｜DSML｜",), DSML.begin, partial(read_tags, DSML, False)),
     Format("deepseek", ("<｜tool▁call▁begin｜>",), "<｜tool▁calls?▁begin｜>", DEEPSEEK),
-    Format("kimi-k2", ("<|tool_call_begin|>",), r"<\|tool_calls_section_begin\|>|<\|tool_call_begin\|>", KIMI),
-    Format("gemma-4", ("<|tool_call>",), r"<\|tool_call>", read_gemma, drop=r"<\|channel>|<channel\|>"),
+    Format(
+        "kimi-k2", ("<|tool_call_begin|>",), r"<\|tool_calls_section_begin\|>|<\|tool_call_begin\|>", KIMI
+    ),
+    Format(
+        "gemma-4",
+        ("<|tool_call>",),
+        r"<\|tool_call>",
+        read_gemma,
+        drop=r"<\|channel>|<channel\|>|<\|tool_response>",
+    ),
     Format("solar", ("<|tool_call:begin|>",), r"<\|tool_calls\|>|<\|tool_call:begin\|>", SOLAR, SOLAR_DROP),
     Format("command", ("<|START_ACTION|>",), *objects(r"<\|START_ACTION\|>", r"<\|END_ACTION\|>"), COHERE),
     Format("command-r-plus", ("Action:", "tool_name"), *objects(r"Action:\s*```(?:json)?", "```"), COHERE),
@@ -132,7 +140,13 @@ TABLE = (
     Format("function-tags", ("<function=", "<parameter="), QWEN.begin, partial(read_tags, QWEN, False)),
     Format("minicpm", ("<function name=",), MINICPM.begin, partial(read_tags, MINICPM, False)),
     Format("functionary-3.1", ("<function=",), "<function=", FUNCTIONARY),
-    Format("functionary-3.2", (">>>", "recipient"), r"(?:\A|>>>)(?!all\n)[\w.-]+\n\s*\{", RECIPIENT, r"(?:\A|>>>)all\n"),
+    Format(
+        "functionary-3.2",
+        (">>>", "recipient"),
+        r"(?:\A|>>>)(?!all\n)[\w.-]+\n\s*\{",
+        RECIPIENT,
+        r"(?:\A|>>>)all\n",
+    ),
     Format("glm", ("<arg_key>",), "<tool_call>", partial(read_tags, GLM, False)),
     Format("hunyuan", ("'<arg_key{}>'",), "<tool_calls?:opensource>", partial(read_tags, HUNYUAN, False)),
     Format("mistral", ("[TOOL_CALLS]",), r"\[TOOL_CALLS\]", read_mistral),
@@ -140,22 +154,40 @@ TABLE = (
     Format("lfm2", ("List of tools: ",), r"<\|tool_call_start\|>", read_python),
     Format("apertus", ("<|tools_prefix|>",), *objects(r"<\|tools_prefix\|>", r"<\|tools_suffix\|>")),
     Format("gigachat-3.1", ("<|function_call|>",), *objects(r"<\|function_call\|>")),
-    Format("gigachat-3", ("'function call'", "<|role_sep|>"), *objects(r"(?:<\|message_sep\|>\s*)?function call<\|role_sep\|>")),
+    Format(
+        "gigachat-3",
+        ("'function call'", "<|role_sep|>"),
+        *objects(r"(?:<\|message_sep\|>\s*)?function call<\|role_sep\|>"),
+    ),
     Format("toolcall", ("<TOOLCALL>",), *objects("<TOOLCALL>", "</TOOLCALL>")),
     Format("tool-calls", ("<tool_calls>",), *objects("<tool_calls>", "</tool_calls>")),
     Format("hermes", ("<tool_call>",), *objects("<tool_call>", "</tool_call>")),
-    Format("granite-3", ("<|tool_call|>",), *objects(r"<\|tool_call\|>", r"<\|/tool_call\|>"), r"</?response>"),
+    Format(
+        "granite-3", ("<|tool_call|>",), *objects(r"<\|tool_call\|>", r"<\|/tool_call\|>"), r"</?response>"
+    ),
     Format("functools", ("functools",), *objects(r"functools(?=\s*\[)")),
     Format("llama-3", ('"parameters": ',), BARE, read_bare),
 )
-LINES = re.compile(r"<parameter=[^>\n]*>(?:\\n|\n)")  # the example of a call has its values on lines of their own
+LINES = re.compile(
+    r"<parameter=[^>\n]*>(?:\\n|\n)"
+)  # the example of a call has its values on lines of their own
 # Ends of a turn that a template writes; a file that does not mark one as a control token lets it through as text.
-ENDS = ("<|im_end|>", "<|role_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|END_OF_TURN_TOKEN|>", "<turn|>")
+ENDS = (
+    "<|im_end|>",
+    "<|role_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end_of_text|>",
+    "<|END_OF_TURN_TOKEN|>",
+    "<turn|>",
+)
 
 
 def format_of(template: str) -> Format | None:
     """The format that a template's calls have; None if it writes no calls that we know."""
     found = next((entry for entry in TABLE if all(mark in template for mark in entry.marks)), None)
     if found and found.name == "function-tags":
-        return Format(found.name, found.marks, found.begin, partial(read_tags, QWEN, bool(LINES.search(template))))
+        return Format(
+            found.name, found.marks, found.begin, partial(read_tags, QWEN, bool(LINES.search(template)))
+        )
     return found

@@ -13,8 +13,12 @@ NUMBER = re.compile(r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?(?
 KEY = re.compile(r"""[^\s:=,(){}\[\]"'<|]+""")
 SPACE = re.compile(r"\s*")
 ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2})|.)", re.DOTALL)
-ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "0": "\0", "\n": ""} | {c: c for c in "\\'\"/"}
-NEXT = r"""["'<\[{(]|[-+.\d]|(?:[Tt]rue|[Ff]alse|null|None)\b|[\w.-]+\s*[=:(]"""  # a value, or a key or a call
+ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "0": "\0", "\n": ""} | {
+    c: c for c in "\\'\"/"
+}
+NEXT = (
+    r"""["'<\[{(]|[-+.\d]|(?:[Tt]rue|[Ff]alse|null|None)\b|[\w.-]+\s*[=:(]"""  # a value, or a key or a call
+)
 AFTER_STRING = re.compile(rf"\s*:|[\s)\]}}]*(?:$|<\|tool_call_end|,\s*(?:{NEXT}|[)\]}}]))")
 
 
@@ -108,7 +112,9 @@ def _unescape(content):
     if "\\" not in content:
         return content
     plain = ESCAPE.sub(_escaped, content)
-    return plain.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # JSON writes an emoji as two escapes
+    return plain.encode("utf-16", "surrogatepass").decode(
+        "utf-16", "replace"
+    )  # JSON writes an emoji as two escapes
 
 
 def _escaped(match):

@@ -32,10 +32,16 @@ TABLE = (
     ("[THINK]", Reasoning("[THINK]", "[/THINK]", anywhere=True)),  # Magistral, Ministral
     ("<|START_THINKING|>", Reasoning("<|START_THINKING|>", "<|END_THINKING|>", anywhere=True)),  # Command
     ("<|inner_prefix|>", Reasoning("<|inner_prefix|>", "<|inner_suffix|>", anywhere=True)),  # Apertus
-    ("'think' if thinking", Reasoning("<|open|>think<|sep|>", "<|close|>think<|sep|>", anywhere=True)),  # Kimi K3
+    (
+        "'think' if thinking",
+        Reasoning("<|open|>think<|sep|>", "<|close|>think<|sep|>", anywhere=True),
+    ),  # Kimi K3
     ("assistant<|think|>", Reasoning("<|think|>", "<|end|>", anywhere=True)),  # Solar
     ("[BEGIN FINAL RESPONSE]", Reasoning("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]")),  # Apriel
-    ("':opensource'", Reasoning("<think:opensource>", "</think:opensource>")),  # Hunyuan writes '<think{}>'.format(...)
+    (
+        "':opensource'",
+        Reasoning("<think:opensource>", "</think:opensource>"),
+    ),  # Hunyuan writes '<think{}>'.format(...)
     ("<think>", TAGS),
     ("</think>", TAGS),
 )

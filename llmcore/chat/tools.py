@@ -24,7 +24,9 @@ from enum import Enum
 
 NAMES = {int: "integer", float: "number", str: "string", bool: "boolean", type(None): "null"}
 CONTAINERS = {list: "array", tuple: "array", dict: "object"}
-SECTION = re.compile(r"\n\s*(Args|Arguments|Parameters|Returns?|Raises|Yields|Examples?|Notes?):[ \t]*(?=\n|$)")
+SECTION = re.compile(
+    r"\n\s*(Args|Arguments|Parameters|Returns?|Raises|Yields|Examples?|Notes?):[ \t]*(?=\n|$)"
+)
 PARAMETER = re.compile(r"^([ \t]*)\*{0,2}(\w+)[ \t]*(?:\([^)\n]*\))?:[ \t]*", re.MULTILINE)
 CHOICES = re.compile(r"\(choices:\s*(.*?)\)\s*$", re.DOTALL | re.IGNORECASE)
 
@@ -58,7 +60,9 @@ def schema_of(function: Callable) -> dict:
     for parameter in inspect.signature(function).parameters.values():
         where = f"{name}: the argument {parameter.name!r}"
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
-            raise ValueError(f"{where} has no name that a model could use; give each argument a name of its own")
+            raise ValueError(
+                f"{where} has no name that a model could use; give each argument a name of its own"
+            )
         if parameter.name not in hints:
             raise ValueError(f"{where} has no type; write it as in {parameter.name}: str")
         if parameter.name not in arguments:
@@ -81,7 +85,7 @@ def _read_docstring(doc):
     found = list(PARAMETER.finditer(body))
     # Deeper lines continue a description, even if they look like "name: text".
     found = [match for match in found if len(match[1].expandtabs()) == len(found[0][1].expandtabs())]
-    ends = [match.start() for match in found[1:]] + [len(body)]
+    ends = [*(match.start() for match in found[1:]), len(body)][: len(found)]
     arguments = {m[2]: _one_line(body[m.end() : end]) for m, end in zip(found, ends, strict=True)}
     returns = next((bodies[title] for title in ("Returns", "Return") if title in bodies), "")
     return description.strip(), arguments, returns.strip()
@@ -96,9 +100,13 @@ def _property(hint, description, where):
     schema = _type(hint, where)
     if choices := CHOICES.search(description):
         try:
-            schema["enum"] = [item.strip() if isinstance(item, str) else item for item in json.loads(choices[1])]
+            schema["enum"] = [
+                item.strip() if isinstance(item, str) else item for item in json.loads(choices[1])
+            ]
         except ValueError:
-            raise ValueError(f'{where}: its choices are not a JSON list like ["a", "b"]: {choices[1]}') from None
+            raise ValueError(
+                f'{where}: its choices are not a JSON list like ["a", "b"]: {choices[1]}'
+            ) from None
         description = description[: choices.start()].strip()
     return schema | {"description": description}
 
@@ -123,7 +131,9 @@ def _type(hint, where):
         return {"type": "object", "additionalProperties": _type(parts[1], where)}
     if origin is tuple and ... not in parts and len(parts) > 1:
         return {"type": "array", "prefixItems": [_type(part, where) for part in parts]}
-    raise ValueError(f"{where} has the type {hint!r}, which JSON has not; use str, int, float, bool, list, dict, Literal")
+    raise ValueError(
+        f"{where} has the type {hint!r}, which JSON has not; use str, int, float, bool, list, dict, Literal"
+    )
 
 
 def _union(parts, where):
