@@ -112,6 +112,37 @@ class State:
         self.arrays = self._at[length]
 
 
+class RowsAndState:
+    """What a layer keeps that attends and is recurrent as well."""
+
+    def __init__(self, rows: Rows, state: State):
+        """Both, empty; each of them is used as if it were alone."""
+        self._rows, self._state = rows, state
+        self.append, self.read, self.replace = rows.append, state.read, state.replace
+
+    @property
+    def arrays(self) -> list[np.ndarray]:
+        """The arrays of both."""
+        return self._rows.arrays + self._state.arrays
+
+    def commit(self, before: int, after: int) -> None:
+        """The pass that led from the first `before` tokens to `after` is complete."""
+        self._state.commit(before, after)
+
+    def keep(self, length: int) -> None:
+        """Hold on to the state after `length` tokens."""
+        self._state.keep(length)
+
+    def reach(self, length: int) -> int:
+        """How many tokens it can go back to, at most `length`; the rows may have to ask again from there."""
+        return min(self._rows.reach(length), self._state.reach(length))
+
+    def truncate(self, length: int) -> None:
+        """Forget the tokens past `length`, which `reach` has found."""
+        self._rows.truncate(length)
+        self._state.truncate(length)
+
+
 class KVCache:
     """What each layer keeps of one text, and `length`, the number of tokens that all layers have taken in.
 
@@ -119,7 +150,7 @@ class KVCache:
     `commit` counts it once all have, so that an exception in between leaves the cache as it was.
     """
 
-    def __init__(self, layers: Iterable[Rows | State]):
+    def __init__(self, layers: Iterable[Rows | State | RowsAndState]):
         """An empty cache; `mixers.empty_cache` makes the layers of a model."""
         self.length = 0
         self.layers = list(layers)

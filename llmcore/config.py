@@ -8,12 +8,15 @@ src/llama-model.cpp.
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from types import ModuleType
 from typing import Any
 
 from . import ffn
 from .errors import ModelFileError, UnsupportedModel
 from .families import ARCHITECTURES, Family
 from .metadata import Keys
+from .mixers import kind
+from .mixers.attention import read_norm_eps
 from .rope import Rope
 
 MOST_LAYERS = 1000  # twice what llama.cpp allows; bounds what is made before the tensors are looked at
@@ -21,10 +24,10 @@ MOST_LAYERS = 1000  # twice what llama.cpp allows; bounds what is made before th
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What one layer is made of."""
+    """What one layer is made of; one of its halves may be None."""
 
-    mixer: Any  # the plan of a mixer; its type is a key of mixers.KINDS
-    ffn: ffn.Dense | ffn.Experts
+    mixer: Any  # the plan of a mixer, see mixers/
+    ffn: Any  # the plan of a feed-forward, see ffn/
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Config:
     @cached_property
     def ropes(self) -> set[Rope]:
         """The ways in which positions rotate queries and keys in this model."""
-        return {layer.mixer.rope for layer in self.layers} - {None}
+        return {layer.mixer.rope for layer in self.layers if layer.mixer is not None} - {None}
 
 
 def read_config(metadata: dict, path) -> Config:
@@ -73,16 +76,31 @@ def read_config(metadata: dict, path) -> Config:
         vocab_size=keys.get("vocab_size", int, len(metadata.get("tokenizer.ggml.tokens", ())), least=1),
         n_spare_layers=n_spare,
         d_model=d_model,
-        layers=tuple(
-            LayerPlan(family.mixer.read(keys, family, i), ffn.read(keys, family, i)) for i in range(n_layers)
-        ),
-        norm_eps=keys.get(f"attention.layer_norm_{'' if family.layer_norm else 'rms_'}epsilon", float, least=0.0),
+        layers=tuple(read_layer(keys, family, i) for i in range(n_layers)),
+        norm_eps=read_norm_eps(keys, family),
         final_softcap=keys.get("final_logit_softcapping", float, family.final_softcap) or None,
         embedding_scale=keys.get("embedding_scale", float, math.sqrt(d_model) if family.scale_embeddings else 0.0)
         or None,
         residual_scale=keys.get("residual_scale", float, 0.0) or None,
         logit_scale=logit_scale**family.logit_power if logit_scale else None,
     )
+
+
+def read_layer(keys: Keys, family: Family, i: int) -> LayerPlan:
+    """The plan of layer i."""
+    has_ffn = not family.one_half or keys.of_layer("feed_forward_length", int, i, 0, least=0) > 0
+    has_mixer = not family.one_half or not has_ffn
+    return LayerPlan(
+        mixer=mixer_of(keys, family, i).read(keys, family, i) if has_mixer else None,
+        ffn=ffn.read(keys, family, i) if has_ffn else None,
+    )
+
+
+def mixer_of(keys: Keys, family: Family, i: int) -> ModuleType:
+    """The kind of mixer of layer i; a layer without key/value heads is recurrent."""
+    if family.recurrent is None or keys.of_layer("attention.head_count_kv", int, i, 1, least=0) > 0:
+        return kind(family.mixer)
+    return kind(family.recurrent)
 
 
 def read_layer_counts(keys: Keys) -> tuple[int, int]:

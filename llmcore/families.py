@@ -5,18 +5,19 @@ other rooms branch on what they find there. Facts: llama.cpp's src/llama-model.c
 """
 
 from dataclasses import dataclass, replace
-from types import ModuleType
 
-from .mixers import attention, latent
 
 
 @dataclass(frozen=True)
 class Family:
     """How the models of one name differ from Llama's, whose values the defaults are."""
 
-    mixer: ModuleType = attention  # what a layer does between tokens, see mixers/
+    mixer: str = "attention"  # what a layer does between tokens: a file in mixers/
+    recurrent: str | None = None  # the same of layers without key/value heads
+    one_half: bool = False  # a layer is a mixer or, where it has a feed_forward_length, a feed-forward
     rope_pairs: str | None = "adjacent"  # what rotates together, see rope.Rope; None: no RoPE
     layer_norm: bool = False  # LayerNorm in place of RMS norm ...
+    either_eps: bool = False  # files may give RMS norm's epsilon as that of LayerNorm
     norm_bias: bool = False  # ... with biases
     norms: str = "pre"  # where a block's norms stand: "pre" attention and feed-forward, "post", or "both"
     ffn_norm: str = "ffn_norm"  # the tensor that holds the norm before the feed-forward
@@ -45,6 +46,15 @@ class Family:
 
 _GEMMA = Family(rope_pairs="halves", activation="geglu", scale_embeddings=True)
 _QWEN = Family(rope_pairs="halves")
+_NEMOTRON = Family(
+    recurrent="mamba2",
+    one_half=True,
+    rope_pairs=None,
+    either_eps=True,
+    ffn_norm="attn_norm",
+    activation="relu_squared",
+    gated=False,
+)
 ARCHITECTURES = {
     "llama": Family(split_experts=False),
     "qwen2": _QWEN,
@@ -64,9 +74,15 @@ ARCHITECTURES = {
     "gemma3": replace(_GEMMA, norms="both", qk_norm="head", window_pattern=6, window_rope="own", d_model_scale_at=62),
     "phi3": Family(rope_pairs="halves"),  # its files name a window, which llama.cpp does not use either
     "gpt2": Family(rope_pairs=None, layer_norm=True, norm_bias=True, activation="gelu", gated=False, positions=True),
-    "deepseek2": Family(latent, renormalize=False),
+    "deepseek2": Family("latent", renormalize=False),
     "olmo2": Family(rope_pairs="halves", norms="post", qk_norm="row", window_pattern=4, window_rope="unscaled"),
     "granite": Family(logit_power=-1, rope_switch=True),
+    "granitehybrid": Family(recurrent="mamba2", logit_power=-1, rope_switch=True, split_experts=False),
+    "falcon-h1": Family("side_by_side", rope_pairs="halves"),
+    "mamba": Family("mamba", one_half=True),
+    "mamba2": Family("mamba2", one_half=True),
+    "nemotron_h": _NEMOTRON,
+    "nemotron_h_moe": replace(_NEMOTRON, gating="sigmoid", renormalize=False),
     "command-r": Family(layer_norm=True, parallel=True, qk_norm="own gain", qk_norm_from=64),
     "starcoder2": Family(rope_pairs="halves", layer_norm=True, norm_bias=True, activation="gelu", gated=False),
     "smollm3": Family(no_rope_every=4),

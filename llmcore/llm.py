@@ -17,7 +17,7 @@ from .speed.holding import choose, way_of
 from .speed.machine import available_memory, keep_freed_memory, use_threads
 from .tokenizer import Tokenizer
 from .weights import Weights, map_weights
-from .writing import CONTEXT_FULL, Token, Writer, decode_tokens, no_guess, until_stop, write
+from .writing import CONTEXT_FULL, Token, Writer, decode_tokens, no_guess, write
 
 
 def load(
@@ -123,7 +123,7 @@ class LLM:
         tokens = self.tokens(
             prompt, max_tokens=max_tokens, sampling=Sampling(**sampling), seed=seed, ignore_eos=ignore_eos, draft=draft
         )
-        return until_stop(decode_tokens(self.tokenizer, _warn_of_full_context(tokens, self.context_length)), stop)
+        return decode_tokens(self.tokenizer, _warn_of_full_context(tokens, self.context_length), stop)
 
     def generate_batch(
         self,

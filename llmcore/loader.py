@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from .errors import ModelFileError, UnsupportedModel
+from .metadata import Keys
 
 # Type of a metadata value: id -> (name, the letter that both struct and NumPy use for it).
 VALUE_TYPES = {
@@ -130,51 +131,45 @@ def give_back(data: np.ndarray) -> None:
 def read_gguf(path: str | os.PathLike) -> GGUF:
     """Open a GGUF file, or all parts of a split one, given the first.
 
-    The map of a file lives as long as a view of one of its tensors. Raises ModelFileError for whatever is wrong with
-    the file, and UnsupportedModel for a tensor type that we have never heard of.
+    The map of a file lives as long as a view of one of its tensors: a file that another process cuts short meanwhile
+    ends this process with SIGBUS. Raises ModelFileError for whatever is wrong with the file, and UnsupportedModel for a
+    tensor type that we have never heard of.
     """
     first = _read_file(Path(path))
-    count = _split_number(first, "split.count") if "split.count" in first.metadata else 1
+    if "split.count" not in first.metadata:
+        return first
+    number, count = _place(first)
     if count <= 1:
         return first
-    number = _split_number(first, "split.no") + 1
     ending = f"-{number:05d}-of-{count:05d}.gguf"
     if not first.path.name.endswith(ending):
         raise ModelFileError(f"{first.path}: this is part {number} of {count}; rename it to NAME{ending}")
-    name = first.path.name.removesuffix(ending)
+    stem = first.path.name.removesuffix(ending)
+    paths = [first.path.with_name(f"{stem}-{n:05d}-of-{count:05d}.gguf") for n in range(1, count + 1)]
     if number != 1:
-        part_1 = first.path.with_name(f"{name}-00001-of-{count:05d}.gguf")
-        raise ModelFileError(f"{first.path}: this is part {number} of {count}; open the first, {part_1}")
-
+        raise ModelFileError(f"{first.path}: this is part {number} of {count}; open the first, {paths[0]}")
     tensors = dict(first.tensors)
-    for number in range(2, count + 1):
-        tensors |= _read_part(first, first.path.with_name(f"{name}-{number:05d}-of-{count:05d}.gguf"), number, tensors)
-    expected = _split_number(first, "split.tensors.count")
+    for n, path in enumerate(paths[1:], 2):
+        if not path.is_file():
+            raise ModelFileError(f"{first.path}: part {n} of {count} is missing: no file {path}")
+        part = _read_file(path)
+        if _place(part) != (n, count):
+            found = "part {} of {}".format(*_place(part))
+            raise ModelFileError(f"{path}: this is {found}, not {n} of {count}; was it renamed?")
+        if twice := tensors.keys() & part.tensors.keys():
+            name = min(twice)
+            raise ModelFileError(f"{path}: tensor {name!r} is in {tensors[name].path} as well")
+        tensors |= part.tensors
+    expected = Keys(first.metadata, first.path, "split").get("tensors.count", int)
     if len(tensors) != expected:
         raise ModelFileError(f"{first.path}: split.tensors.count is {expected}, but the parts hold {len(tensors)}")
     return replace(first, tensors=tensors)
 
 
-def _read_part(first: GGUF, path: Path, number: int, before: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Read the tensors of a later part; `before` are those of the parts before it."""
-    count = first.metadata["split.count"]
-    if not os.path.isfile(path):
-        raise ModelFileError(f"{first.path}: part {number} of {count} is missing: no file {path}")
-    part = _read_file(path)
-    found = _split_number(part, "split.no") + 1, _split_number(part, "split.count")
-    if found != (number, count):
-        raise ModelFileError(f"{path}: this is part {found[0]} of {found[1]}, not {number} of {count}; was it renamed?")
-    for name in part.tensors:
-        if name in before:
-            raise ModelFileError(f"{path}: tensor {name!r} is in {before[name].path} as well")
-    return part.tensors
-
-
-def _split_number(part: GGUF, key: str) -> int:
-    value = part.metadata.get(key)
-    if type(value) is not int:
-        raise ModelFileError(f"{part.path}: key {key!r} of a split model must be an integer, not {value!r:.60}")
-    return value
+def _place(part: GGUF) -> tuple[int, int]:
+    """Which part of how many a file is, counted from 1."""
+    keys = Keys(part.metadata, part.path, "split")
+    return keys.get("no", int) + 1, keys.get("count", int)
 
 
 def _read_file(path: Path) -> GGUF:
@@ -202,13 +197,10 @@ def _read_file(path: Path) -> GGUF:
 
 
 def _map_file(path: Path) -> mmap.mmap:
-    if not os.path.exists(path):
-        raise ModelFileError(f"{path}: no such file")
-    if os.path.isdir(path):
-        raise ModelFileError(f"{path}: this is a directory; give the path of a GGUF file")
-    if not os.path.isfile(path):  # and opening a pipe would wait for ever
-        raise ModelFileError(f"{path}: not a regular file, so it cannot be mapped into memory")
-    if os.path.getsize(path) == 0:
+    if not path.is_file():  # and opening a pipe would wait for ever
+        is_there = "this is a directory" if path.is_dir() else "not a regular file"
+        raise ModelFileError(f"{path}: {is_there if path.exists() else 'no such file'}")
+    if path.stat().st_size == 0:
         raise ModelFileError(f"{path}: the file is empty; download it again")
     try:
         with open(path, "rb") as file:

@@ -9,10 +9,10 @@ from itertools import pairwise
 import numpy as np
 
 from . import ffn
-from .cache import KVCache, Step, make_step
+from .cache import KVCache, Rows, Step, make_step
 from .config import Config, LayerPlan
 from .linear import linear, look_up
-from .mixers import KINDS
+from .mixers import kind_of
 from .ops import layer_norm, rms_norm, softcap
 from .threads import across_rows
 from .weights import Layer, Norm, Weights
@@ -23,7 +23,8 @@ CHUNK = 512
 
 def empty_cache(config: Config) -> KVCache:
     """A cache for one text, of what the mixer of each layer keeps."""
-    return KVCache(KINDS[type(plan.mixer)].state(plan.mixer) for plan in config.layers)
+    mixers = [plan.mixer for plan in config.layers]
+    return KVCache(Rows() if mixer is None else kind_of(mixer).state(mixer) for mixer in mixers)
 
 
 def prefill(weights: Weights, config: Config, ids: Sequence[int], cache: KVCache) -> Iterator[np.ndarray]:
@@ -64,11 +65,13 @@ def embed(weights: Weights, config: Config, step: Step) -> np.ndarray:
 
 
 def block(x_TD: np.ndarray, layer: Layer, plan: LayerPlan, config: Config, step: Step, i: int) -> np.ndarray:
-    """Layer i: x + mixer(norm(x)), then x + ffn(norm(x)); (T, D) -> (T, D). A norm that a family lacks is None."""
-    mixer = KINDS[type(plan.mixer)]
-    h_TD = norm(x_TD, layer.attn_norm, config)
-    y_TD = norm(mixer.run(h_TD, layer.mixer, plan.mixer, step, i), layer.post_attention_norm, config)
-    x_TD = add(x_TD, y_TD, config.residual_scale)
+    """Layer i: x + mixer(norm(x)), then x + ffn(norm(x)); (T, D) -> (T, D). What a layer lacks is None."""
+    if plan.mixer is not None:
+        h_TD = norm(x_TD, layer.attn_norm, config)
+        y_TD = kind_of(plan.mixer).run(h_TD, layer.mixer, plan.mixer, step, i)
+        x_TD = add(x_TD, norm(y_TD, layer.post_attention_norm, config), config.residual_scale)
+    if plan.ffn is None:
+        return x_TD
     if not config.family.parallel:  # else both halves read the same
         h_TD = norm(x_TD, layer.ffn_norm, config)
     y_TD = norm(ffn.run(h_TD, layer.ffn, plan.ffn), layer.post_ffw_norm, config)

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import dropwhile
 
 import numpy as np
 
@@ -14,6 +16,15 @@ from .quants import SUPPORTED, dequantize
 NEVER_NEEDED = {
     r"blk\.\d+\.attn_rot_embd\.weight": "RoPE's inverse frequencies, which old converters stored; metadata gives them",
 }
+
+
+def without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without the leading dimensions of 1, which llama.cpp loses when it writes a file anew.
+
+    >>> without_ones((1, 1, 48)), without_ones((48, 1))
+    ((48,), (48, 1))
+    """
+    return tuple(dropwhile(lambda n: n == 1, shape[:-1])) + shape[-1:]
 
 
 class Tensors:
@@ -30,7 +41,7 @@ class Tensors:
         tensor = self.file.tensors.get(name)
         if tensor is None:
             raise ModelFileError(f"{self.file.path}: tensor {name!r} is missing; is the file whole?")
-        if tensor.shape != shape:
+        if without_ones(tensor.shape) != without_ones(shape):
             raise ModelFileError(
                 f"{tensor.path}: tensor {name!r} has shape {tensor.shape}; the metadata asks for {shape}"
             )
@@ -38,7 +49,7 @@ class Tensors:
             known = ", ".join(sorted(SUPPORTED))
             raise UnsupportedModel(f"{tensor.path}: tensor {name!r} has type {tensor.type}; we can expand {known}")
         self.taken.add(name)
-        return tensor
+        return replace(tensor, shape=shape, data=tensor.data.reshape(*shape[:-1], -1))
 
     def vector(self, name: str, *shape: int, optional: bool = False, suffix: str = ".weight") -> np.ndarray | None:
         """A small tensor in float32; None where it is optional and the file has no such."""

@@ -14,7 +14,7 @@ from . import ffn
 from .config import Config, LayerPlan
 from .linear import Held, Job, Matrix
 from .loader import GGUF, Tensor
-from .mixers import KINDS
+from .mixers import kind_of
 from .tensors import Tensors
 
 
@@ -28,13 +28,13 @@ class Norm:
 
 @dataclass(frozen=True)
 class Layer:
-    """The weights of one block; None for a norm that the family does not have."""
+    """The weights of one block; None for a norm or a half that the layer does not have."""
 
     attn_norm: Norm | None
     mixer: Any  # what the plan's mixer takes
     post_attention_norm: Norm | None
     ffn_norm: Norm | None
-    ffn: ffn.DenseWeights | ffn.ExpertsWeights
+    ffn: Any  # what the plan's feed-forward takes
     post_ffw_norm: Norm | None
 
 
@@ -91,20 +91,22 @@ def _rope_factors(tensors, config, context_length):
 def _take_layer(tensors, config: Config, plan: LayerPlan, blk: str) -> Layer:
     family, D = config.family, config.d_model
     pre, post = family.norms != "post", family.norms != "pre"
+    mixes, feeds = plan.mixer is not None, plan.ffn is not None
 
     def norm(name, present):
         return _take_norm(tensors, blk + name, config) if present else None
 
     return Layer(
-        attn_norm=norm("attn_norm", pre),
-        mixer=KINDS[type(plan.mixer)].take(tensors, plan.mixer, D, blk),
-        post_attention_norm=norm("post_attention_norm", post),
-        ffn_norm=norm(family.ffn_norm, pre and not family.parallel),
-        ffn=ffn.take(tensors, plan.ffn, D, blk),
-        post_ffw_norm=norm("post_ffw_norm", post),
+        attn_norm=norm("attn_norm", pre and mixes),
+        mixer=kind_of(plan.mixer).take(tensors, plan.mixer, D, blk) if mixes else None,
+        post_attention_norm=norm("post_attention_norm", post and mixes),
+        ffn_norm=norm(family.ffn_norm, pre and feeds and not family.parallel),
+        ffn=ffn.take(tensors, plan.ffn, D, blk) if feeds else None,
+        post_ffw_norm=norm("post_ffw_norm", post and feeds),
     )
 
 
 def _take_norm(tensors, name, config):
     bias = tensors.vector(name, config.d_model, suffix=".bias") if config.family.norm_bias else None
-    return Norm(tensors.vector(name, config.d_model), bias)
+    suffix = "" if name in tensors.file.tensors else ".weight"  # falcon-h1's ffn_norm has none
+    return Norm(tensors.vector(name, config.d_model, suffix=suffix), bias)

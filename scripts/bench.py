@@ -22,31 +22,22 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-import bench_report
-from bench_process import EngineFailed, Worker, missing
-from bench_runs import PEERS, Bench
+import command_line
+from benchmark import report
+from benchmark.process import EngineFailed, Worker, missing
+from benchmark.runs import PEERS, Bench
 
-from llmcore.speed.drafting import DRAFT
 from llmcore.cli.options import draft_tokens
+from llmcore.speed.drafting import DRAFT
 from llmcore.speed.holding import WEIGHTS
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+def main() -> None:
+    """Run the command line."""
     parser = _parser()
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
     refuse(parser, args)
-    try:
-        if args.profile:
-            profile(args)
-        else:
-            bench(args)
-    except EngineFailed as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    command_line.run(lambda: (profile if args.profile else bench)(args))
 
 
 def bench(args) -> None:
@@ -57,10 +48,10 @@ def bench(args) -> None:
             if engine != "gguf" and (why := missing(engine, pythons[engine])):
                 run.leave_out(engine, why)
         run.measure()
-    result = bench_report.result(run)
-    print(json.dumps(result, indent=1) if args.json else "\n".join(bench_report.lines(result)))
+    result = report.result(run)
+    print(json.dumps(result, indent=1) if args.json else "\n".join(report.lines(result)))
     if args.plot:
-        bench_report.plot(result, args.plot)
+        report.plot(result, args.plot)
 
 
 def profile(args) -> None:
@@ -74,7 +65,7 @@ def profile(args) -> None:
     if args.json:
         print(json.dumps(tables, indent=1))
         return
-    from bench_profile import lines
+    from benchmark.profiler import lines
 
     print("\n\n".join("\n".join(lines(test, table)) for test, table in tables.items()))
 
@@ -136,4 +127,4 @@ def _parser():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -22,20 +22,19 @@ Source: tools/perplexity/perplexity.cpp of llama.cpp, the figures of which these
 
 import argparse
 import math
-import sys
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import command_line
 import numpy as np
 from tqdm import tqdm
 
 import llmcore
-from llmcore.cache import KVCache
+from llmcore.cli.command import decoded
+from llmcore.model import prefill, unembed
 from llmcore.speed.holding import WEIGHTS
 from llmcore.speed.machine import restart_with_threads
-from llmcore.model import prefill, unembed
 
 ROWS = 64  # positions whose logits are in memory at a time: 67 MB for a vocabulary of 262,144
 
@@ -129,7 +128,7 @@ def report(columns: np.ndarray, model: str, base: str) -> Iterator[str]:
 
 def run(args) -> None:
     """Load, score, print. Raises what `llmcore.load` and `chunks` raise."""
-    text = Path(args.text).read_bytes().decode("utf-8")  # line ends as they are
+    text = decoded(args.text, Path(args.text).read_bytes())  # line ends as they are
     models = []
     for path in filter(None, (args.model, args.compare)):
         llm = llmcore.load(path, weights=args.weights, context_length=args.context, threads=args.threads, progress=True)
@@ -176,15 +175,7 @@ def main() -> None:
     args = _parser().parse_args()
     if args.threads is not None:
         restart_with_threads(args.threads)
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-    try:
-        run(args)
-    except (ValueError, OSError, MemoryError) as error:
-        problem = f"{args.text}: not UTF-8: {error}" if isinstance(error, UnicodeDecodeError) else error
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    command_line.run(lambda: run(args))
 
 
 if __name__ == "__main__":

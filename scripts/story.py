@@ -13,14 +13,14 @@ import argparse
 import csv
 import importlib.util
 import math
-import sys
 from pathlib import Path
 
-import grammar
 import numpy as np
 import train
-from corpus import sentences
+from command_line import run
 from quantize import quantize_file
+from training import grammar
+from training.corpus import sentences
 
 import llmcore
 from llmcore.ops import log_softmax
@@ -41,13 +41,7 @@ def main() -> None:
     args = parser.parse_args()
     if importlib.util.find_spec("matplotlib") is None:
         parser.error("the picture needs matplotlib: pip install -e '.[plot]'")
-    try:
-        tell(args)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(lambda: tell(args))
 
 
 def tell(args) -> None:

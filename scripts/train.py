@@ -5,7 +5,7 @@ Every K steps a complete model is written: m_1.gguf is the random start, m_2.ggu
 DIR/losses.csv holds the loss of each step. What training itself needs to go on is in DIR/state.npz: the same command
 started again after an interruption goes on from there, and ends at the same numbers.
 
-How: backprop.py (the gradient), adamw.py (the step), corpus.py and grammar.py (the texts), archive.py (the file).
+In training/: backprop.py (the gradient), adamw.py (the step), corpus.py and grammar.py (the texts), archive.py (the file).
 """
 
 import argparse
@@ -16,13 +16,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import archive
-import checkpoint
-import corpus
 import numpy as np
-from adamw import adamw, clip, learning_rate
-from backprop import PAD, loss_and_gradients, losses
+from command_line import refuse, run
 from tqdm import tqdm
+from training import archive, checkpoint, corpus
+from training.adamw import adamw, clip, learning_rate
+from training.backprop import PAD, loss_and_gradients, losses
 
 from llmcore.config import read_config
 from llmcore.speed.machine import keep_freed_memory
@@ -157,9 +156,9 @@ def write_losses(path, state, floor):
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The options; those left out that depend on others are filled in."""
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0] + ".")
-    parser.error = lambda message: fail(message, 2)
+    parser.error = refuse
     parser.add_argument("text", nargs="?", help="a file of UTF-8 text to learn")
-    parser.add_argument("--grammar", action="store_true", help="learn sentences of scripts/grammar.py, without end")
+    parser.add_argument("--grammar", action="store_true", help="learn sentences of scripts/training/grammar.py, without end")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where models and state go")
     for name, (default, _, meaning) in NUMBERS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, metavar="N", help=meaning)
@@ -179,12 +178,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def fail(message, status):
-    """One line, and out."""
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(status)
-
-
 def main() -> None:
     """Run the command line."""
     options = parse()
@@ -192,13 +185,12 @@ def main() -> None:
     try:
         train(options, report=tqdm.write)
     except FloatingPointError as error:
-        fail(f"the numbers grew out of bounds ({error}); a smaller --lr than {options.lr} may help", 1)
-    except (ValueError, OSError) as error:
-        fail(error, 1)
+        problem = f"the numbers grew out of bounds ({error}); a smaller --lr than {options.lr} may help"
+        raise ValueError(problem) from error
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last model written", file=sys.stderr)
-        sys.exit(130)
+        raise
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,17 +1,12 @@
 """Gradients against finite differences, and against torch's automatic differentiation (tests/record_autograd.py)."""
 
-import sys
-
 import numpy as np
 import pytest
-from conftest import DATA, ROOT
+from conftest import DATA
+from training import adamw, backprop
+from training.archive import model_keys, shapes
 
 from llmcore.config import read_config
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import adamw
-import backprop
-from archive import model_keys, shapes
 
 IDS = np.array([[1, 5, 9, 5, 16, 2], [1, 3, 2, -1, -1, -1], [1, 7, 7, 0, 11, -1]])
 

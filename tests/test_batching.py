@@ -42,13 +42,13 @@ def test_texts_end_as_they_do_alone(llama):
     """By an end token, a stop string (over pieces and characters), the number of tokens and a full context."""
     prompts = [llama.encode_prompt(prompt) if isinstance(prompt, str) else prompt for prompt in PROMPTS]
     how = Sampling(temperature=0)
-    ninth = list(llama.tokens(prompts[0], max_tokens=9, how=how, seed=0, ignore_eos=True))[-1].id
+    ninth = list(llama.tokens(prompts[0], max_tokens=9, sampling=how, seed=0, ignore_eos=True))[-1].id
     tokenizer = SimpleNamespace(eog_ids={ninth}, token_bytes=llama.tokenizer.token_bytes)
     llm = LLM(llama.config, tokenizer, llama.weights, 40)
     stop = re.findall("[a-z]{3}", "".join(llm.generate(prompts[4], max_tokens=20, temperature=0)))[:1]
     expected = alone(llm, prompts, max_tokens=20, temperature=0, stop=stop)
     assert list(llm.generate_batch(prompts, batch=4, max_tokens=20, temperature=0, stop=stop)) == expected
-    texts = llm.texts(prompts, batch=4, max_tokens=20, how=how, seed=0, stop=stop)
+    texts = llm.texts(prompts, batch=4, max_tokens=20, sampling=how, seed=0, stop=stop)
     assert {text.end for text in texts} == {END_OF_TEXT, STOP_STRING, MAX_TOKENS, CONTEXT_FULL}
 
 
@@ -88,7 +88,7 @@ def test_a_text_comes_when_it_and_all_before_it_are_complete(llama, monkeypatch)
         ({"max_tokens": 0}, ValueError, "max_tokens is 0"),
         ({"seed": -1}, ValueError, "seed is -1"),
         ({"top_p": 2.0}, ValueError, r"top_p is 2\.0"),
-        ({"stop": ["a", ""]}, ValueError, "stop string is empty"),
+        ({"stop": ["a", ""]}, ValueError, "a stop string is ''"),
     ],
     ids=str,
 )
@@ -103,6 +103,6 @@ def test_what_is_wrong_is_refused_before_anything_runs(llama, arguments, error, 
 def test_real_models_write_the_same_together(file):
     llm = real_model(file)
     prompts, how = [case["prompt"] for case in REAL[file]], Sampling(temperature=0)
-    texts = llm.texts(prompts, batch=4, max_tokens=48, how=how, seed=0, ignore_eos=True)
+    texts = llm.texts(prompts, batch=4, max_tokens=48, sampling=how, seed=0, ignore_eos=True)
     for text, case in zip(texts, REAL[file], strict=True):
         assert list(text.writer.ids) == case["ids"] + case["greedy"]

@@ -14,7 +14,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "llmcore"
 ORDER = [
     *("errors", "threads", "metadata", "loader", "quants", "splits", "tokenizer", "ops", "rope", "linear", "cache"),
-    *("mixers/attention", "mixers/latent", "mixers", "ffn", "families", "config", "tensors", "weights", "model"),
+    *("mixers/attention", "mixers/latent", "mixers/mamba", "mixers/mamba2", "mixers/side_by_side"),
+    *("mixers", "ffn", "families", "config", "tensors", "weights", "model"),
     *("sampling", "writing"),
     *("speed/machine", "speed/mapped", "speed/int8", "speed/holding", "speed/filling", "speed/drafting"),
     *("speed/batching", "chat/template", "chat/prompt", "chat", "llm"),

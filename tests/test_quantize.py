@@ -4,13 +4,13 @@ import subprocess
 import sys
 
 import gguf
-import kquants  # conftest.py puts scripts/ on the path
 import numpy as np
 import pytest
 import quantize
 from conftest import ROOT, real_model
 from gguf import quants as gguf_quants
 from make_tiny_model import make
+from quantization import kquants  # conftest.py puts scripts/ on the path
 from record_quantizers import RECORD, TYPES, random_weights, real_weights, relative_error
 from rewrite import rewrite
 

@@ -53,7 +53,7 @@ def test_the_python_block_runs(capsys):
 
 def test_the_options_are_those_of_the_command():
     named = {word.split()[0] for word in quoted(rows(section("Run a model"), "option")) if word.startswith("--")}
-    flags = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", generate._parser().format_help()))
+    flags = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", generate.parser().format_help()))
     assert named | {"--help", "--model", "--batch"} == flags
 
 

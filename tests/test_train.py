@@ -10,15 +10,10 @@ import numpy as np
 import pytest
 import record_trained
 from conftest import DATA, ROOT
+from training import backprop, corpus, grammar
+from training.archive import BOS_ID, tokenizer_keys
 
 import llmcore
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import backprop
-import corpus
-import grammar
-from archive import BOS_ID, tokenizer_keys
-
 from llmcore.config import read_config
 from llmcore.loader import read_gguf
 from llmcore.tokenizer import Tokenizer

@@ -1,65 +1,134 @@
-"""How a command runs: parse, open the model, work, and one line and an exit status for what goes wrong."""
+"""How a command runs: parse, open the model, work, and turn what goes wrong into one line and an exit status."""
 
+import argparse
 import os
+import re
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from ..llm import LLM, load
-from ..sampling import Sampling
 from ..speed.machine import restart_with_threads
-from ..writing import until_stop
-from .hub import HUB, model_file
+from ..writing import stop_strings
+from .options import sampling_of
 
-def command_line(parser, run, argv, check=lambda args: None) -> int:
-    """Parse, `check(args)`, `run(args, sampling, say)`, and turn what goes wrong into one line and an exit status."""
+MODELS = Path("models")
+Say = Callable[[str], None]  # writes a line to standard error, unless the command is to be quiet
+
+
+def open_standard_streams() -> None:
+    """Standard streams as every command needs them: there, and in UTF-8.
+
+    A stream that the caller has closed is None to Python, and its number would go to the next file that is opened.
+    """
+    for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))
+        elif hasattr(stream, "reconfigure"):  # a test's stand-in for a stream has none
+            stream.reconfigure(encoding="utf-8", errors={"stdin": "replace", "stderr": "backslashreplace"}.get(name))
+
+
+def command_line(parser: argparse.ArgumentParser, run, argv=None, check=lambda args: None) -> int:
+    """Parse, `check(args)`, `run(args, sampling, say)`; returns the exit status."""
     args = parser.parse_args(argv)
     try:
         check(args)
-        sampling = Sampling(args.temperature, args.top_k, args.top_p, args.min_p, args.repeat_penalty)
-        until_stop((), args.stop)  # refuses an empty stop string before a model is loaded
+        sampling = sampling_of(args)
+        stop_strings(args.stop)
     except ValueError as error:
         parser.error(str(error))
     if args.threads is not None:
         restart_with_threads(args.threads)
     say = (lambda text: None) if args.quiet else (lambda text: print(text, file=sys.stderr, flush=True))
+    return status_of(lambda: run(args, sampling, say), say)
+
+
+def status_of(work: Callable[[], int], say: Say = print) -> int:
+    """The exit status of `work()`; what goes wrong is one line on standard error: what, where and what to do."""
+    open_standard_streams()
     warnings.showwarning = lambda message, *_: say(f"warning: {message}")
     try:
-        return run(args, sampling, say)
-    except (ValueError, OSError, ImportError) as error:
-        if isinstance(error, BrokenPipeError):  # the reader of our output has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except MemoryError as error:
-        print(f"error: {str(error) or 'not enough memory'}", file=sys.stderr)
-        return 1
+        status = work()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         return 130
+    except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
+        print(f"error: {on_one_line(str(error) or 'not enough memory')}", file=sys.stderr)
+        return 1
 
 
-def open_model(args, say) -> tuple[LLM, float]:
-    """The model that was asked for, fetched if it is on the hub, and the seconds it took to load."""
-    path = args.model or the_one_model()
-    if args.model and args.model.startswith(HUB):
-        path = model_file(args.model, MODELS, say, progress=not args.quiet)
+def on_one_line(text: str) -> str:
+    """The text without line ends and control characters, which may come from a stranger's file.
+
+    >>> on_one_line("red \\x1b[31m, new\\nline")
+    'red \\\\x1b[31m, new\\\\nline'
+    """
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", lambda match: repr(match[0])[1:-1], text)
+
+
+def open_model(args: argparse.Namespace, say: Say) -> tuple[LLM, float]:
+    """The model that was asked for, fetched if it has a name and is not here, and the seconds it took to load."""
+    path = find_model(args.model, say, args.quiet)
     begin = time.perf_counter()
     options = {"weights": args.weights, "context_length": args.context, "threads": args.threads}
     llm = load(path, progress=not args.quiet, **options)
     return llm, time.perf_counter() - begin
 
 
+def find_model(name: str | None, say: Say, quiet: bool = False) -> str | Path:
+    """The path of a model by its path, its name, or none: then the one model in models/."""
+    if name is None:
+        return the_one_model()
+    if name.startswith("hf:") or (not os.path.exists(name) and re.fullmatch(r"\w+", name)):
+        from .get import get  # here, because a file needs no network
+
+        return get(name, say, progress=not quiet)
+    return name
+
+
 def the_one_model() -> Path:
     """The model in models/, if there is just one; of a split file the first part stands for all."""
     paths = [*MODELS.glob("*.gguf"), *MODELS.glob("hf/**/*.gguf")]
-    found = sorted(path for path in paths if "-of-" not in path.stem or "-00001-of-" in path.stem)
+    part = re.compile(r".*-\d{5}-of-\d{5}")
+    found = sorted(
+        path
+        for path in paths
+        if not (part.fullmatch(path.stem) and "-00001-of-" not in path.stem) and not path.name.startswith("mmproj")
+    )
     if len(found) == 1:
         return found[0]
     if not found:
-        raise ValueError(
-            f"no model in {MODELS.absolute()}; name one with --model, or: python scripts/fetch_model.py smollm2"
-        )
+        raise ValueError(f"no model in {MODELS.absolute()}; name one with --model: a file, smollm2, or hf:ORG/REPO")
     raise ValueError(f"more than one model in {MODELS}/; choose one with --model: {', '.join(map(str, found))}")
-MODELS = Path("models")
+
+
+def read_prompt(args: argparse.Namespace) -> str:
+    """The prompt that was asked for."""
+    if args.prompt_file is None and args.prompt != "-":
+        return decoded("--prompt", os.fsencode(args.prompt))
+    return read_text(args.prompt_file or "-")
+
+
+def read_text(path: str) -> str:
+    """The text of a file, or of standard input (-); one line end at its very end is not part of it."""
+    where, data = ("standard input", sys.stdin.buffer.read()) if path == "-" else (path, Path(path).read_bytes())
+    return re.sub(r"\r?\n\Z", "", decoded(where, data))
+
+
+def decoded(where: str, data: bytes) -> str:
+    """The text of bytes in UTF-8, without a byte order mark; `where` they come from is for the error."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: byte {error.start} is not UTF-8; convert it to UTF-8") from None

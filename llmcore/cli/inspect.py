@@ -3,15 +3,14 @@
 import argparse
 import itertools
 import math
-import os
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from ..errors import ModelFileError
 from ..loader import GGUF, Tensor, read_gguf
+from .command import status_of
 
 
 def describe(gguf: GGUF, width: int = 100) -> Iterator[str]:
@@ -79,19 +78,16 @@ def _size(n_bytes: int) -> str:
     return f"{n_bytes} bytes"
 
 
-def main() -> int:
-    """Print what is in a model file."""
-    parser = argparse.ArgumentParser(prog="python -m llmcore.loader", description=main.__doc__)
+def main(argv: list[str] | None = None) -> int:
+    """Print what is in a model file; returns the exit status."""
+    parser = argparse.ArgumentParser("python -m llmcore inspect", description="Print what is in a model file.")
     parser.add_argument("file", help="a GGUF file; of a split model, the first")
-    args = parser.parse_args()
-    sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may lack some characters of the vocabulary
-    try:
-        for line in describe(read_gguf(args.file)):
+    file = parser.parse_args(argv).file
+
+    def work():
+        sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may lack some characters of the vocabulary
+        for line in describe(read_gguf(file)):
             print(line)
-        sys.stdout.flush()
-    except ModelFileError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # `| head` has seen enough; keep Python from complaining when it flushes at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+        return 0
+
+    return status_of(work)

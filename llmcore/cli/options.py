@@ -1,11 +1,15 @@
-"""What every command that runs a model can be told."""
+"""What every command that runs a model can be told: a row an option."""
 
 import argparse
+from dataclasses import fields
 
+from ..sampling import Sampling
 from ..speed.holding import WEIGHTS
-from ..speed.drafting import DRAFT
 
-def _whole(least):
+DEFAULTS = {field.name: field.default for field in fields(Sampling)}
+
+
+def count(least: int):
     """An argument type: a whole number of at least that much."""
 
     def parse(text):
@@ -21,40 +25,44 @@ def draft_tokens(text: str) -> int:
     kind, colon, n = text.partition(":")
     if kind != "lookup" or (colon and not (n.isdecimal() and int(n))):
         raise argparse.ArgumentTypeError(f"{text!r} is neither lookup nor lookup:N for a whole number N of 1 or more")
-    return int(n) if colon else DRAFT
-OPTIONS = [  # flag, its value, its type, its default, what it does
-    ("--max-tokens", "N", _whole(1), None, "stop after N tokens; else the text's own end or a full context does"),
-    ("--temperature", "T", float, 0.8, "0 always takes the most likely token (%(default)s)"),
-    ("--top-k", "K", _whole(0), 40, "choose among the K most likely tokens; 0 is off (%(default)s)"),
-    ("--top-p", "P", float, 0.95, "choose among the fewest whose probabilities reach P; 1 is off (%(default)s)"),
-    ("--min-p", "P", float, 0.05, "drop those less likely than P times the most likely; 0 is off (%(default)s)"),
-    ("--repeat-penalty", "R", float, 1.0, "make the last 64 tokens less likely; 1 is off (%(default)s)"),
-    ("--seed", "S", _whole(0), None, "the same seed gives the same text; else a new one is taken, and told"),
-    ("--context", "N", _whole(1), None, "tokens of prompt and text together; else as many as the model was trained on"),
-    (
-        *("--draft", "lookup:N", draft_tokens, None),
-        f"guess up to N tokens ahead where the text repeats itself: the same text, sooner (lookup is lookup:{DRAFT})",
-    ),
-    ("--threads", "N", _whole(1), None, "compute with N threads; else one for each core"),
-    ("--logprobs", "N", _whole(1), None, "tell each token's log-probability, and the N best, on standard error"),
+    if colon:
+        return int(n)
+    from ..speed.drafting import DRAFT
+
+    return DRAFT
+
+
+SAMPLING = [  # flag, its value, its type, what it does; the defaults are those of Sampling
+    ("--temperature", "T", float, "0 always takes the most likely token"),
+    ("--top-k", "K", count(0), "choose among the K most likely tokens; 0 is off"),
+    ("--top-p", "P", float, "choose among the fewest whose probabilities reach P; 1 is off"),
+    ("--min-p", "P", float, "drop those less likely than P times the most likely; 0 is off"),
+    ("--repeat-penalty", "R", float, "make the last 64 tokens less likely; 1 is off"),
 ]
-SWITCHES = [
-    ("--chat", "answer the prompt, as a user's message in the model's own chat template"),
-    ("--ignore-eos", "go on when the model ends its text"),
-    ("--echo", "print the prompt before the text"),
-    ("--quiet", "write nothing but errors to standard error"),
+OPTIONS = [
+    ("--seed", "S", count(0), "the same seed gives the same text; else a new one is taken, and told"),
+    ("--max-tokens", "N", count(1), "stop after N tokens; else the text's own end or a full context does"),
+    ("--context", "N", count(1), "tokens of prompt and text together; else as many as the model was trained on"),
+    ("--draft", "lookup:N", draft_tokens, "guess up to N tokens ahead where the text repeats itself: the same, sooner"),
+    ("--threads", "N", count(1), "compute with N threads; else one for each core"),
 ]
 
 
-def add_options(parser, options, switches) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """What every command that runs a model can be told."""
-    parser.add_argument(
-        "--model", metavar="M", help="a GGUF file, or hf:ORG/REPO[/FILE.gguf]; else the one model in models/"
-    )
+    names = "a GGUF file, smollm2 or gemma3, or hf:ORG/REPO[/FILE.gguf]; else the one model in models/"
+    parser.add_argument("--model", metavar="M", help=names)
     parser.add_argument("--system", metavar="S", help="the system message: how a chat model shall answer (as --chat)")
-    for flag, metavar, kind, default, text in options:
-        parser.add_argument(flag, metavar=metavar, type=kind, default=default, help=text)
+    for flag, metavar, kind, text in SAMPLING:
+        default = DEFAULTS[flag[2:].replace("-", "_")]
+        parser.add_argument(flag, metavar=metavar, type=kind, default=default, help=f"{text} (%(default)s)")
+    for flag, metavar, kind, text in OPTIONS:
+        parser.add_argument(flag, metavar=metavar, type=kind, help=text)
     parser.add_argument("--stop", metavar="STR", action="append", default=[], help="end before STR; may be repeated")
     parser.add_argument("--weights", choices=WEIGHTS, default="auto", help="how weights are held (%(default)s)")
-    for flag, text in switches:
-        parser.add_argument(flag, action="store_true", help=text)
+    parser.add_argument("--quiet", action="store_true", help="write nothing but errors to standard error")
+
+
+def sampling_of(args: argparse.Namespace) -> Sampling:
+    """The sampling that was asked for. Raises ValueError for a number out of range."""
+    return Sampling(**{name: getattr(args, name) for name in DEFAULTS})

@@ -2,46 +2,54 @@
 
 import sys
 import time
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from ..llm import LLM
 from ..ops import log_softmax
-from ..writing import END_OF_TEXT
+from ..writing import END_OF_TEXT, Token
+
 
 class Clock:
-    """Watches tokens go by, and says how long they took."""
+    """Watches tokens go by: when each came, and how the last one ended."""
 
     def __init__(self):
+        """The clock starts now."""
         self.times = [time.perf_counter()]
-        self.end = None
+        self.end: str | None = None
 
-    def watch(self, tokens):
+    def watch(self, tokens: Iterable[Token]) -> Iterator[Token]:
         """The same tokens; notes the time and the end of each."""
         for token in tokens:
             self.times.append(time.perf_counter())
             self.end = token.end
             yield token
 
-    def line(self, n_prompt, end, n_cached=0) -> str:
-        """One line of timings: of n_prompt tokens that were processed, after n_cached that need not be.
 
-        The first token comes out of the prompt's pass, so decoding is counted from there.
-        """
-        n_tokens = len(self.times) - 1
-        prompt = f"prompt {n_prompt} tokens" + (f" after {n_cached} in the cache" if n_cached else "")
-        if n_tokens == 0:
-            return f"{prompt} | {end}"
-        n_text = n_tokens - (end == END_OF_TEXT)
-        prefill, decode = self.times[1] - self.times[0], self.times[-1] - self.times[1]
-        speed = f" ({(n_tokens - 1) / decode:.1f} tokens/s)" if n_tokens > 1 else ""
-        return (
-            f"{prompt} in {prefill:.2f} s ({n_prompt / prefill:.1f} tokens/s)"
-            f" | text {n_text} tokens in {decode:.2f} s{speed} | {end}"
-        )
+def timings(times: list[float], n_prompt: int, end: str, n_cached: int = 0) -> str:
+    """One line: how long the prompt took, of which n_cached tokens were known, how long the text, and how it ended."""
+    n_tokens = len(times) - 1
+    prompt = f"prompt {n_prompt} tokens" + (f" after {n_cached} in the cache" if n_cached else "")
+    if n_tokens == 0:
+        return f"{prompt} | {end}"
+    n_text = n_tokens - (end == END_OF_TEXT)
+    prefill, decode = times[1] - times[0], times[-1] - times[1]
+    speed = f" ({(n_tokens - 1) / decode:.1f} tokens/s)" if n_tokens > 1 else ""
+    return (
+        f"{prompt} in {prefill:.2f} s ({n_prompt / prefill:.1f} tokens/s)"
+        f" | text {n_text} tokens in {decode:.2f} s{speed} | {end}"
+    )
 
 
-def report_logprobs(tokens, llm: LLM, n: int):
+def say_choices(say, llm: LLM, temperature: float, seed: int) -> None:
+    """Say what was chosen for the user: the seed, and how weights are held."""
+    if temperature > 0:
+        say(f"seed {seed}")
+    say(f"weights: {llm.held}")
+
+
+def report_logprobs(tokens: Iterable[Token], llm: LLM, n: int) -> Iterator[Token]:
     """The same tokens; writes the log-probability of each to standard error, and those of the n most likely."""
 
     def shown(token_id):
@@ -52,10 +60,3 @@ def report_logprobs(tokens, llm: LLM, n: int):
         best = np.argsort(-logprobs_V, kind="stable")[:n]
         print(f"logprob {shown(token.id)} | best {', '.join(map(shown, best))}", file=sys.stderr, flush=True)
         yield token
-
-
-def say_how(say, llm, sampling, seed) -> None:
-    """Say what was chosen for the user: how weights are held, and the seed."""
-    if sampling.temperature > 0:
-        say(f"seed {seed}")
-    say(f"weights: {llm.held}")

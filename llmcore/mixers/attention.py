@@ -106,7 +106,10 @@ def read_head_counts(keys, i):
 
 def read_norm_eps(keys, family):
     """What norms add to a mean square, so that they never divide by 0."""
-    return keys.get(f"attention.layer_norm_{'' if family.layer_norm else 'rms_'}epsilon", float, least=0.0)
+    key = "attention.layer_norm_rms_epsilon"
+    if family.layer_norm or (key not in keys and family.either_eps):
+        key = "attention.layer_norm_epsilon"
+    return keys.get(key, float, least=0.0)
 
 
 def read_window(keys, family, i):

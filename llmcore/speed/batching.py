@@ -10,7 +10,7 @@ from ..errors import whole
 from ..model import CHUNK, empty_cache, forward, prefill, unembed
 from ..tokenizer import Tokenizer
 from ..weights import Weights
-from ..writing import END_OF_TEXT, STOP_STRING, Splitter, TextDecoder, Writer
+from ..writing import END_OF_TEXT, STOP_STRING, Splitter, TextDecoder, Writer, stop_strings
 
 
 class Whole:
@@ -18,14 +18,15 @@ class Whole:
 
     def __init__(self, writer: Writer, tokenizer: Tokenizer, stop: Sequence[str]):
         """A text of which nothing is written yet."""
-        self.writer, self.text, self.end = writer, "", None
+        self.writer, self.text = writer, ""
+        self.end: str | None = None
         self._decoder, self._splitter = TextDecoder(tokenizer), Splitter(stop)
 
     def go_on(self, logits_V: np.ndarray) -> None:
         """Choose the next token from the logits after the last."""
         token = self.writer.choose(logits_V)
         self.end = token.end
-        for text, mark in self._splitter.feed(self._decoder.feed(token)):
+        for text, mark in self._splitter.feed(*self._decoder.feed(token)):
             self.text += text
             if mark:
                 self.end = STOP_STRING
@@ -41,7 +42,7 @@ class Whole:
 
 def write_texts(llm, prompts, batch: int, stop: str | Sequence[str], options: dict) -> Iterator[Whole]:
     """The texts of several prompts, `batch` at a time; `options` are those of `LLM.writer`."""
-    batch, texts, stops = whole("batch", batch), [], [stop] if isinstance(stop, str) else stop
+    batch, texts, stops = whole("batch", batch), [], stop_strings(stop)
     for n, prompt in enumerate(prompts, 1):
         try:
             texts.append(Whole(llm.writer(prompt, **options), llm.tokenizer, stops))

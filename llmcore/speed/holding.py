@@ -13,8 +13,9 @@ from ..loader import GGUF
 WAYS = {"float32": "llmcore.linear", "int8": "llmcore.speed.int8", "mapped": "llmcore.speed.mapped"}  # fastest first
 WEIGHTS = ("auto", *WAYS)  # what a user may ask for; auto takes the first that fits
 RESERVE = 1 << 30  # bytes that "auto" leaves free for the cache and for reading prompts
-# Latent attention multiplies by these head by head, so they are expanded however the rest is held.
-EXPANDED = r"blk\.\d+\.attn_(k|v|kv)_b\.weight"
+# No `Matrix`, so they are expanded however the rest is held: what latent attention multiplies by head by head,
+# and the small tensors of state-space layers that have two dimensions.
+EXPANDED = r"blk\.\d+\.(attn_(k|v|kv)_b\.weight|ssm_conv1d\.weight|ssm_norm\.weight|ssm_[ad])"
 
 
 def way_of(name: str) -> ModuleType:

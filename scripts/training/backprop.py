@@ -21,7 +21,8 @@ V vocabulary.
 import numpy as np
 
 from llmcore.config import Config
-from llmcore.ops import log_softmax, rms_norm, rope_table, sigmoid, silu, softmax, swiglu
+from llmcore.ops import log_softmax, rms_norm, sigmoid, silu, softmax, swiglu
+from llmcore.rope import rope_table
 
 Params = dict[str, np.ndarray]
 PAD = -1  # fills the texts of a batch up to the longest
@@ -30,15 +31,15 @@ PAD = -1  # fills the texts of a batch up to the longest
 def loss_and_gradients(params: Params, config: Config, ids_BT: np.ndarray) -> tuple[float, Params]:
     """The mean of -ln p(token | those before it), and its gradient for every parameter; ids are padded with PAD."""
     inputs_P, targets_P, real_BT = split_batch(ids_BT)
-    turns_PR = turns(config, real_BT)
-    x_PD, kept = forward(params, config, inputs_P, real_BT, turns_PR)
+    rotations_PR = rotations(config, real_BT)
+    x_PD, kept = forward(params, config, inputs_P, real_BT, rotations_PR)
     logits_PV, h_PD = unembed(x_PD, params, config)
     loss = cross_entropy(logits_PV, targets_P)
 
     dlogits_PV = cross_entropy_backward(logits_PV, targets_P)
     dx_PD, grads = unembed_backward(dlogits_PV, x_PD, h_PD, params, config)
-    for i in reversed(range(config.n_layers)):
-        dx_PD, layer_grads = block_backward(dx_PD, kept[i], layer(params, i), config, real_BT, turns_PR)
+    for i in reversed(range(len(config.layers))):
+        dx_PD, layer_grads = block_backward(dx_PD, kept[i], layer(params, i), config, real_BT, rotations_PR)
         grads |= {f"blk.{i}.{name}": grad for name, grad in layer_grads.items()}
     # x = E[ids]: each use of a row adds to its gradient. E is the output matrix too, whose gradient is there already.
     np.add.at(grads["token_embd.weight"], inputs_P, dx_PD)
@@ -48,7 +49,7 @@ def loss_and_gradients(params: Params, config: Config, ids_BT: np.ndarray) -> tu
 def losses(params: Params, config: Config, ids_BT: np.ndarray) -> np.ndarray:
     """-ln p of each of the P tokens that are predicted, without gradients."""
     inputs_P, targets_P, real_BT = split_batch(ids_BT)
-    x_PD, _ = forward(params, config, inputs_P, real_BT, turns(config, real_BT))
+    x_PD, _ = forward(params, config, inputs_P, real_BT, rotations(config, real_BT))
     logits_PV, _ = unembed(x_PD, params, config)
     return -log_softmax(logits_PV)[np.arange(len(targets_P)), targets_P]
 
@@ -59,10 +60,10 @@ def split_batch(ids_BT):
     return ids_BT[:, :-1][real_BT], ids_BT[:, 1:][real_BT], real_BT
 
 
-def turns(config, real_BT):
-    """RoPE's turns of each place, complex (P, R)."""
-    turns_TR = rope_table(config.layers[0].rope, np.arange(real_BT.shape[1]))
-    return turns_TR[np.nonzero(real_BT)[1]]
+def rotations(config, real_BT):
+    """RoPE's rotation of each place, complex (P, R)."""
+    rotations_TR = rope_table(config.layers[0].mixer.rope, np.arange(real_BT.shape[1]))
+    return rotations_TR[np.nonzero(real_BT)[1]]
 
 
 def layer(params, i):
@@ -74,32 +75,32 @@ def layer(params, i):
 # ---- The whole: embed, blocks, unembed
 
 
-def forward(params, config, inputs_P, real_BT, turns_PR):
+def forward(params, config, inputs_P, real_BT, rotations_PR):
     """Ids -> hidden states (P, D), and what each block keeps."""
     x_PD, kept = params["token_embd.weight"][inputs_P], []
-    for i in range(config.n_layers):
-        x_PD, kept_by_block = block(x_PD, layer(params, i), config, real_BT, turns_PR)
+    for i in range(len(config.layers)):
+        x_PD, kept_by_block = block(x_PD, layer(params, i), config, real_BT, rotations_PR)
         kept.append(kept_by_block)
     return x_PD, kept
 
 
-def block(x_PD, w, config, real_BT, turns_PR):
+def block(x_PD, w, config, real_BT, rotations_PR):
     """x + attention(norm(x)), then x + ffn(norm(x))."""
     h_PD = rms_norm(x_PD, w["attn_norm.weight"], config.norm_eps)
-    a_PD, kept_by_attention = attention(h_PD, w, config, real_BT, turns_PR)
+    a_PD, kept_by_attention = attention(h_PD, w, config, real_BT, rotations_PR)
     y_PD = x_PD + a_PD
     g_PD = rms_norm(y_PD, w["ffn_norm.weight"], config.norm_eps)
     f_PD, kept_by_ffn = ffn(g_PD, w)
     return y_PD + f_PD, (x_PD, kept_by_attention, y_PD, kept_by_ffn)
 
 
-def block_backward(dz_PD, kept, w, config, real_BT, turns_PR):
+def block_backward(dz_PD, kept, w, config, real_BT, rotations_PR):
     """z = y + f(y): the gradient goes both ways, through f and past it; that is why deep models learn at all."""
     x_PD, kept_by_attention, y_PD, kept_by_ffn = kept
     dg_PD, grads = ffn_backward(dz_PD, kept_by_ffn, w)
     dy_PD, dffn_norm_D = rms_norm_backward(dg_PD, y_PD, w["ffn_norm.weight"], config.norm_eps)
     dy_PD += dz_PD
-    dh_PD, attention_grads = attention_backward(dy_PD, kept_by_attention, w, config, real_BT, turns_PR)
+    dh_PD, attention_grads = attention_backward(dy_PD, kept_by_attention, w, config, real_BT, rotations_PR)
     dx_PD, dattn_norm_D = rms_norm_backward(dh_PD, x_PD, w["attn_norm.weight"], config.norm_eps)
     dx_PD += dy_PD
     return dx_PD, grads | attention_grads | {"attn_norm.weight": dattn_norm_D, "ffn_norm.weight": dffn_norm_D}
@@ -121,40 +122,41 @@ def unembed_backward(dlogits_PV, x_PD, h_PD, params, config):
 # ---- Attention: arXiv:1706.03762, with grouped queries: arXiv:2305.13245
 
 
-def attention(h_PD, w, config, real_BT, turns_PR):
+def attention(h_PD, w, config, real_BT, rotations_PR):
     """softmax(scale q k^T + mask) v for each head, then one matrix over all heads; (P, D) -> (P, D).
 
     q = rope(h Wq^T), k = rope(h Wk^T), v = h Wv^T. G query heads share a key/value head.
     """
-    P, T, N, K = len(h_PD), real_BT.shape[1], config.n_heads, config.n_kv_heads
-    q_PNH = rope(linear(h_PD, w["attn_q.weight"]).reshape(P, N, -1), turns_PR)
-    k_PKH = rope(linear(h_PD, w["attn_k.weight"]).reshape(P, K, -1), turns_PR)
+    P, T, plan = len(h_PD), real_BT.shape[1], config.layers[0].mixer
+    N, K = plan.n_heads, plan.n_kv_heads
+    q_PNH = rope(linear(h_PD, w["attn_q.weight"]).reshape(P, N, -1), rotations_PR)
+    k_PKH = rope(linear(h_PD, w["attn_k.weight"]).reshape(P, K, -1), rotations_PR)
     v_PKH = linear(h_PD, w["attn_v.weight"]).reshape(P, K, -1)
     q_BKGTH, k_BK1SH, v_BK1SH = (to_heads(x, real_BT, K) for x in (q_PNH, k_PKH, v_PKH))
     mask_TS = np.triu(np.full((T, T), -np.inf, h_PD.dtype), 1)  # none sees the future; pads are the future of the rest
-    probs_BKGTS = softmax(config.attention_scale * (q_BKGTH @ k_BK1SH.swapaxes(-1, -2)) + mask_TS)
+    probs_BKGTS = softmax(plan.scale * (q_BKGTH @ k_BK1SH.swapaxes(-1, -2)) + mask_TS)
     y_PX = from_heads(probs_BKGTS @ v_BK1SH, real_BT).reshape(P, -1)
     return linear(y_PX, w["attn_output.weight"]), (h_PD, q_BKGTH, k_BK1SH, v_BK1SH, probs_BKGTS, y_PX)
 
 
-def attention_backward(da_PD, kept, w, config, real_BT, turns_PR):
+def attention_backward(da_PD, kept, w, config, real_BT, rotations_PR):
     """Back through y = p v, p = softmax(s), s = scale q k^T:
 
     dv = p^T dy, dp = dy v^T, ds = p (dp - sum(p dp)), dq = scale ds k, dk = scale ds^T q;
     dv and dk are sums over the G query heads that share them.
     """
     h_PD, q_BKGTH, k_BK1SH, v_BK1SH, probs_BKGTS, y_PX = kept
-    P, K, scale = len(h_PD), config.n_kv_heads, config.attention_scale
+    P, plan = len(h_PD), config.layers[0].mixer
     dy_PX, dWo = linear_backward(da_PD, y_PX, w["attn_output.weight"])
-    dy_BKGTH = to_heads(dy_PX.reshape(P, config.n_heads, -1), real_BT, K)
+    dy_BKGTH = to_heads(dy_PX.reshape(P, plan.n_heads, -1), real_BT, plan.n_kv_heads)
     dv_BK1SH = (probs_BKGTS.swapaxes(-1, -2) @ dy_BKGTH).sum(axis=2, keepdims=True)
     ds_BKGTS = softmax_backward(dy_BKGTH @ v_BK1SH.swapaxes(-1, -2), probs_BKGTS)
-    ds_BKGTS *= scale
+    ds_BKGTS *= plan.scale
     dq_BKGTH = ds_BKGTS @ k_BK1SH
     dk_BK1SH = (ds_BKGTS.swapaxes(-1, -2) @ q_BKGTH).sum(axis=2, keepdims=True)
 
     dq_PNH, dk_PKH, dv_PKH = (from_heads(x, real_BT) for x in (dq_BKGTH, dk_BK1SH, dv_BK1SH))
-    dq_PX, dk_PX = (rope_backward(x, turns_PR).reshape(P, -1) for x in (dq_PNH, dk_PKH))
+    dq_PX, dk_PX = (rope_backward(x, rotations_PR).reshape(P, -1) for x in (dq_PNH, dk_PKH))
     dh_q_PD, dWq = linear_backward(dq_PX, h_PD, w["attn_q.weight"])
     dh_k_PD, dWk = linear_backward(dk_PX, h_PD, w["attn_k.weight"])
     dh_v_PD, dWv = linear_backward(dv_PKH.reshape(P, -1), h_PD, w["attn_v.weight"])
@@ -220,15 +222,15 @@ def rms_norm_backward(dy_PD, x_PD, gain_D, eps):
     return dx_PD, np.sum(dy_PD * n_PD, axis=0)
 
 
-def rope(x_PMH, turns_PR):
-    """Turn each adjacent pair (a, b) of a head by its angle: (a + ib) (cos + i sin). arXiv:2104.09864."""
+def rope(x_PMH, rotations_PR):
+    """Rotate each adjacent pair (a, b) of a head by its angle: (a + ib) (cos + i sin). arXiv:2104.09864."""
     pairs_PMR = x_PMH.view(np.result_type(x_PMH, np.complex64))
-    return (pairs_PMR * turns_PR[:, None]).view(x_PMH.dtype)
+    return (pairs_PMR * rotations_PR[:, None]).view(x_PMH.dtype)
 
 
-def rope_backward(dy_PMH, turns_PR):
-    """A rotation's transpose is the turn back: by the conjugate."""
-    return rope(dy_PMH, turns_PR.conj())
+def rope_backward(dy_PMH, rotations_PR):
+    """A rotation's transpose is the rotation back: by the conjugate."""
+    return rope(dy_PMH, rotations_PR.conj())
 
 
 def softmax_backward(dp, p):

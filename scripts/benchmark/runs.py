@@ -4,8 +4,8 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-from bench_engines import ENGINES
-from bench_process import EngineFailed, Worker, start_seconds
+from benchmark.engines import ENGINES
+from benchmark.process import EngineFailed, Worker, start_seconds
 
 PEERS = ("llama.cpp", "transformers", "gguf")
 PATIENCE = 10  # seconds an engine may spend on starting or loading before it is not asked again

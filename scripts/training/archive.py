@@ -5,10 +5,9 @@ Training changes the body's numbers and nothing else; the head is made once, bef
 
 import io
 import math
-import os
 from pathlib import Path
 
-import gguf
+import gguf_file
 import numpy as np
 import sentencepiece
 
@@ -124,26 +123,5 @@ def random_start(keys: dict, rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 def write_archive(path: Path, keys: dict, params: dict[str, np.ndarray]) -> None:
-    """Write head and body as a GGUF file, under another name until it is whole."""
-    part = path.with_name(path.name + ".part")
-    writer = gguf.GGUFWriter(part, keys["general.architecture"])  # which adds that key
-    for name, value in keys.items():
-        if name != "general.architecture":
-            add_key(writer, name, value)
-    for name, array in params.items():
-        writer.add_tensor(name, array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    os.replace(part, path)
-
-
-def add_key(writer, name, value):
-    """A key in the type that converters give it: whole numbers unsigned, but token types signed."""
-    kind, sub_kind = gguf.GGUFValueType.get_type(value), None
-    if kind == gguf.GGUFValueType.INT32:
-        kind = gguf.GGUFValueType.UINT32
-    if kind == gguf.GGUFValueType.ARRAY:
-        sub_kind = gguf.GGUFValueType.get_type(value[0])
-    writer.add_key_value(name, value, kind, sub_kind)
+    """Write head and body as a GGUF file."""
+    gguf_file.write(path, keys, {name: (array.shape, "F32") for name, array in params.items()}, params.values())

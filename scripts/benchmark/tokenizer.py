@@ -1,6 +1,6 @@
 """How fast texts become ids, beside the `tokenizers` and `sentencepiece` libraries where they are installed.
 
-    python scripts/bench_tokenizer.py MODEL.gguf [--megabytes 1] [--runs 5]
+    python scripts/benchmark/tokenizer.py MODEL.gguf [--megabytes 1] [--runs 5]
 
 Prints seconds to make the tokenizer, medians of alternating runs over a mixed text, and the time for texts that are
 hard on merges. Each run makes the tokenizer afresh, so that no cache of words is warm.

@@ -7,10 +7,11 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import grammar
 import numpy as np
-from archive import BOS_ID, EOS_ID
-from backprop import PAD
+
+from training import grammar
+from training.archive import BOS_ID, EOS_ID
+from training.backprop import PAD
 
 VOCABULARY_SENTENCES = 10_000  # the tokenizer learns from so many sentences of the grammar
 HELD_OUT_SENTENCES = 2_000

@@ -14,8 +14,7 @@ import time
 from collections import defaultdict
 from contextlib import contextmanager
 
-from bench_roof import matrices
-
+from benchmark.roof import matrices
 from llmcore.linear import Matrix
 
 REST = "not in the functions above (Python between them, and the timers)"
@@ -72,8 +71,8 @@ def timers(watch, weights):
     undo = []
     try:
         for function, room in functions():
-            label = f"{room}.{function.__qualname__}"
-            _replace(function, watch.timed(function, label, names if label == "linear.linear" else None), undo)
+            label = f"{room} {function.__qualname__}"
+            _replace(function, watch.timed(function, label, names if label == "linear linear" else None), undo)
         yield
     finally:
         for put_back in reversed(undo):
@@ -108,23 +107,26 @@ def _replace(function, timed, undo):
                 setattr(module, name, timed)
                 undo.append(functools.partial(setattr, module, name, function))
             elif isinstance(value, dict) and not name.startswith("__"):
-                for key in [key for key, held in value.items() if held is function]:
-                    value[key] = timed
-                    undo.append(functools.partial(value.__setitem__, key, function))
+                for key, held in list(value.items()):
+                    if held is function:
+                        value[key] = timed
+                    elif isinstance(held, tuple):
+                        value[key] = tuple(timed if one is function else one for one in held)
+                    undo.append(functools.partial(value.__setitem__, key, held))
             elif inspect.isclass(value) and vars(value).get(function.__name__) is function:
                 setattr(value, function.__name__, timed)
                 undo.append(functools.partial(setattr, value, function.__name__, function))
 
 
 def profile(driver, p, n, runs) -> dict:
-    """{"prefill p": table, "decode n": table}, each that of the run of median length; for bench_engines.Llmcore."""
+    """{"prefill p": table, "decode n": table}, each that of the run of median length; for engines.Llmcore."""
     ids = [i % driver.vocab_size() for i in range(100, 100 + max(p, 8))]
     tests = {
         f"prefill {p}": (p, lambda: None, lambda: driver.begin(ids[:p])),
         f"decode {n}": (n, lambda: driver.begin(ids[:8]), lambda: driver.go(n)),
     }
     driver.begin(ids[:p])  # a first run that does not count: pages, threads, caches
-    return {test: _profile(driver.llm.weights, *how, runs) for test, how in tests.items()}
+    return {test: _profile(driver.llm.weights, *work, runs) for test, work in tests.items()}
 
 
 def _profile(weights, tokens, prepare, run, runs):
@@ -147,7 +149,7 @@ def table(watch, tokens) -> dict:
     """Milliseconds and calls a token, rooms and their functions from the dearest down; the rows and REST add up."""
     rows = defaultdict(dict)
     for name in watch.calls:
-        room, function = name.split(".", 1)
+        room, function = name.split(" ", 1)
         rows[room][function] = {
             "ms": watch.spent[name] / 1e6 / tokens,
             "calls": watch.calls[name] / tokens,
@@ -165,7 +167,7 @@ def table(watch, tokens) -> dict:
 def lines(test, result, least=0.002):
     """The table as text; functions with less than the share `least` are added up. Its figures add up as printed."""
     yield f"{test}: {result['whole_ms']:.4f} ms a token with timers, {result['ms_without_timers']:.4f} without"
-    yield f"{'room':<10}{'function':<46}{'ms a token':>11}{'calls':>9}{'share':>7}{'room: ms':>12}{'share':>7}"
+    yield f"{'room':<18}{'function':<38}{'ms a token':>11}{'calls':>9}{'share':>7}{'room: ms':>12}{'share':>7}"
     rest = whole = round(result["whole_ms"], 4)
     for room, held in result["rooms"].items():
         few = [name for name, row in held.items() if row["share"] < least]
@@ -177,7 +179,7 @@ def lines(test, result, least=0.002):
         rest -= room_ms
         ends = f"{room_ms:>12.4f}{room_ms / whole:>7.1%}"
         for name, row in shown.items():
-            yield f"{room:<10}{name:<46}{row['ms']:>11.4f}{row['calls']:>9.2f}{row['share']:>7.1%}{ends}"
+            yield f"{room:<18}{name:<38}{row['ms']:>11.4f}{row['calls']:>9.2f}{row['share']:>7.1%}{ends}"
             room = ends = ""
     yield f"{REST:<65}{'':>3}{'':>15}{rest:>12.4f}{rest / whole:>7.1%}"
     yield f"{'whole':<65}{'':>18}{whole:>12.4f}{1:>7.1%}"

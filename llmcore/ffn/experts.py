@@ -1,30 +1,20 @@
-"""The feed-forward half of a block: each token by itself, widened, bent, narrowed; or by a few experts of many.
-
-A layer's plan is `Dense` or `Experts`; as with mixers, its type chooses what runs.
+"""A mixture of experts: a router chooses a few of many feed-forwards for each token, and weighs what they say.
 
 Shape key: T new tokens, D model width, F feed-forward width, E experts, U experts used for a token,
-X tokens that chose an expert.
+X tokens that chose an expert, Z latent width: what experts read and write, D where it is not another.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import UnsupportedModel
-from .linear import Float32, Matrix, linear
-from .ops import ACTIVATIONS, sigmoid, softmax
-from .threads import across_rows
+from ..errors import UnsupportedModel
+from ..linear import Float32, Matrix, linear
+from ..ops import sigmoid, softmax
+from . import dense
+from .dense import Dense, activate
 
 GATINGS = {1: "softmax", 2: "sigmoid", 3: "softmax of the chosen"}  # {arch}.expert_gating_func
-
-
-@dataclass(frozen=True)
-class Dense:
-    """The plan of a dense feed-forward."""
-
-    n_ff: int  # {arch}.feed_forward_length
-    activation: str  # a row of ops.ACTIVATIONS
-    gated: bool  # act(x W_gate, x W_up) W_down, or act(x W_up) W_down
 
 
 @dataclass(frozen=True)
@@ -41,48 +31,33 @@ class Experts:
     scale: float  # {arch}.expert_weights_scale
     groups: int  # {arch}.expert_group_count: experts stand in so many groups ...
     groups_used: int  # {arch}.expert_group_used_count: ... of which so many are chosen from
+    latent: int | None = None  # {arch}.moe_latent_size: the width of what experts read and write, if not D
 
 
 @dataclass(frozen=True)
-class DenseWeights:
-    """The numbers of a dense feed-forward."""
-
-    ffn_up: Matrix  # D -> 2F, ffn_gate and ffn_up as one; D -> F without a gate
-    ffn_down: Matrix  # F -> D
-
-
-@dataclass(frozen=True)
-class ExpertsWeights:
+class Weights:
     """The numbers of a mixture of experts; None where the plan or the file has no such part."""
 
     ffn_gate_inp: Matrix  # D -> E, the router
     exp_probs_b: np.ndarray | None  # (E,)
     ffn_up_exps: list[Matrix]  # E times D -> 2F: gate and up
     ffn_down_exps: list[Matrix]  # E times F -> D
-    shared: DenseWeights | None  # the expert that all tokens use
+    shared: dense.Weights | None  # the expert that all tokens use
     ffn_gate_inp_shexp: Matrix | None  # D -> 1, its gate
+    ffn_latent_down: Matrix | None = None  # D -> Z
+    ffn_latent_up: Matrix | None = None  # Z -> D
 
 
-def read(keys, family, i: int) -> Dense | Experts:
-    """The plan of layer i's feed-forward. Raises ModelFileError and UnsupportedModel."""
-    n_ff = keys.of_layer("feed_forward_length", int, i, 0, least=0)
-    if keys.get("expert_count", int, 0, least=0) and i >= keys.get("leading_dense_block_count", int, 0, least=0):
-        return read_experts(keys, family)
-    if n_ff == 0:
-        raise keys.error("feed_forward_length", "is 0 or missing")
-    return Dense(n_ff, family.activation, family.gated)
-
-
-def read_experts(keys, family) -> Experts:
-    """The plan of a mixture of experts, the same in all layers that have one."""
-    count, used = keys.get("expert_count", int), keys.get("expert_used_count", int, least=1)
+def read(keys, family, i: int) -> Experts:
+    """The plan of layer i's mixture of experts. Raises ModelFileError and UnsupportedModel."""
+    count, used = keys.get("expert_count", int), keys.of_layer("expert_used_count", int, i, least=1)
     groups = keys.get("expert_group_count", int, 1, least=0) or 1
     groups_used = keys.get("expert_group_used_count", int, groups, least=0) or groups
     if used > count or count % groups or groups_used > groups or used > groups_used * (count // groups):
         raise keys.error("expert_used_count", f"is {used} of {count} in {groups_used} of {groups} groups: impossible")
-    n_ff = keys.of_layer("feed_forward_length", int, 0, 0, least=0)
-    n_ff_expert = keys.get(
-        "expert_feed_forward_length", int, n_ff // used if family.split_experts else n_ff, least=1
+    n_ff = keys.of_layer("feed_forward_length", int, i, 0, least=0)
+    n_ff_expert = keys.of_layer(
+        "expert_feed_forward_length", int, i, n_ff // used if family.split_experts else n_ff, least=1
     )
     n_ff_shared = keys.get("expert_shared_count", int, 0, least=0) * n_ff_expert
     n_ff_shared = keys.get("expert_shared_feed_forward_length", int, n_ff if family.shared_gate else n_ff_shared)
@@ -101,70 +76,42 @@ def read_experts(keys, family) -> Experts:
         scale=keys.get("expert_weights_scale", float, 0.0) or 1.0,
         groups=groups,
         groups_used=groups_used,
+        latent=keys.get("moe_latent_size", int, 0, least=0) or None,
     )
 
 
-def take(tensors, plan: Dense | Experts, d_model: int, blk: str) -> DenseWeights | ExpertsWeights:
-    """The weights of the layer whose tensors begin with `blk`."""
-    return KINDS[type(plan)][0](tensors, plan, d_model, blk)
-
-
-def take_dense(tensors, plan: Dense, d_model: int, blk: str, suffix: str = "") -> DenseWeights:
-    """The weights of a dense feed-forward, or of the expert that the names' suffix tells."""
-    up, gate = f"ffn_up{suffix}", f"ffn_gate{suffix}"
-    parts = {gate: plan.n_ff, up: plan.n_ff} if plan.gated else {up: plan.n_ff}
-    return DenseWeights(
-        ffn_up=tensors.fused(blk, up, d_model, parts),
-        ffn_down=tensors.matrix(f"{blk}ffn_down{suffix}", plan.n_ff, d_model),
-    )
-
-
-def take_experts(tensors, plan: Experts, d_model: int, blk: str) -> ExpertsWeights:
+def take(tensors, plan: Experts, d_model: int, blk: str) -> Weights:
     """The weights of a mixture of experts."""
-    E, F = plan.count, plan.expert.n_ff
+    E, F, Z = plan.count, plan.expert.n_ff, plan.latent or d_model
+    up = {"ffn_gate_exps": F, "ffn_up_exps": F} if plan.expert.gated else {"ffn_up_exps": F}
     gate = tensors.vector(blk + "ffn_gate_inp_shexp", d_model) if plan.shared and plan.shared_gate else None
-    return ExpertsWeights(
+    return Weights(
         ffn_gate_inp=tensors.matrix(blk + "ffn_gate_inp", d_model, E),
         exp_probs_b=tensors.vector(blk + "exp_probs_b", E, optional=True, suffix=".bias"),
-        ffn_up_exps=tensors.experts(blk, "ffn_gate_up_exps", E, d_model, {"ffn_gate_exps": F, "ffn_up_exps": F}),
-        ffn_down_exps=tensors.experts(blk, "ffn_down_exps", E, F, {"ffn_down_exps": d_model}),
-        shared=take_dense(tensors, plan.shared, d_model, blk, "_shexp") if plan.shared else None,
+        ffn_up_exps=tensors.experts(blk, "ffn_gate_up_exps", E, Z, up),
+        ffn_down_exps=tensors.experts(blk, "ffn_down_exps", E, F, {"ffn_down_exps": Z}),
+        shared=dense.take(tensors, plan.shared, d_model, blk, "_shexp") if plan.shared else None,
         ffn_gate_inp_shexp=None if gate is None else Matrix(d_model, 1, Float32(gate[None])),
+        ffn_latent_down=tensors.matrix(blk + "ffn_latent_down", d_model, Z) if plan.latent else None,
+        ffn_latent_up=tensors.matrix(blk + "ffn_latent_up", Z, d_model) if plan.latent else None,
     )
 
 
-def run(x_TD: np.ndarray, w: DenseWeights | ExpertsWeights, plan: Dense | Experts) -> np.ndarray:
-    """The feed-forward of a layer, dense or a mixture of experts; (T, D) -> (T, D)."""
-    return KINDS[type(plan)][1](x_TD, w, plan)
-
-
-def dense_ffn(x_TD: np.ndarray, w: DenseWeights, plan: Dense) -> np.ndarray:
-    """act(x W_gate, x W_up) W_down, or without a gate act(x W_up) W_down; (T, D) -> (T, D)."""
-    return linear(activate(linear(x_TD, w.ffn_up), plan), w.ffn_down)
-
-
-def activate(hidden_TX: np.ndarray, plan: Dense) -> np.ndarray:
-    """act(gate, up) of a row that holds both, (T, 2F) -> (T, F); act(up) where there is no gate."""
-    act = ACTIVATIONS[plan.activation]
-    if not plan.gated:
-        return across_rows(act, hidden_TX)
-    F = hidden_TX.shape[1] // 2
-    return across_rows(act, hidden_TX[:, :F], hidden_TX[:, F:])
-
-
-def mixture_of_experts(x_TD: np.ndarray, w: ExpertsWeights, plan: Experts) -> np.ndarray:
+def run(x_TD: np.ndarray, w: Weights, plan: Experts) -> np.ndarray:
     """The sum of what the chosen experts say, each times its weight; (T, D) -> (T, D). arXiv:1701.06538.
 
     Rows are grouped by expert: an expert is multiplied once for all the tokens that chose it, others not at all.
     """
     chosen_TU, weights_TU = route(linear(x_TD, w.ffn_gate_inp), plan, w.exp_probs_b)
-    y_TD = np.zeros_like(x_TD)
+    x_TZ = x_TD if w.ffn_latent_down is None else linear(x_TD, w.ffn_latent_down)
+    y_TZ = np.zeros_like(x_TZ)
     for e in np.unique(chosen_TU):
         rows, slots = np.nonzero(chosen_TU == e)
-        out_XD = linear(activate(linear(x_TD[rows], w.ffn_up_exps[e]), plan.expert), w.ffn_down_exps[e])
-        y_TD[rows] += weights_TU[rows, slots][:, None] * out_XD
+        out_XZ = linear(activate(linear(x_TZ[rows], w.ffn_up_exps[e]), plan.expert), w.ffn_down_exps[e])
+        y_TZ[rows] += weights_TU[rows, slots][:, None] * out_XZ
+    y_TD = y_TZ if w.ffn_latent_up is None else linear(y_TZ, w.ffn_latent_up)
     if w.shared is not None:
-        shared_TD = dense_ffn(x_TD, w.shared, plan.shared)
+        shared_TD = dense.run(x_TD, w.shared, plan.shared)
         y_TD += shared_TD * sigmoid(linear(x_TD, w.ffn_gate_inp_shexp)) if plan.shared_gate else shared_TD
     return y_TD
 
@@ -201,6 +148,3 @@ def keep_best_groups(scores_TE, n_groups, n_used):
         kept_TGE, best_TG[:, :, None], np.take_along_axis(groups_TGE, best_TG[:, :, None], axis=1), axis=1
     )
     return kept_TGE.reshape(scores_TE.shape)
-
-
-KINDS = {Dense: (take_dense, dense_ffn), Experts: (take_experts, mixture_of_experts)}

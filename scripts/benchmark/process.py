@@ -8,12 +8,14 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from bench_engines import ENGINES
+from benchmark.engines import ENGINES
 
-SCRIPT = Path(__file__).with_name("bench_engines.py")
+# What a worker runs: engines.py, in an interpreter that knows neither our package's path nor the working folder.
+WORKER = "import sys; sys.path[0] = sys.argv.pop(1); from benchmark.engines import main; main()"
+SCRIPTS = Path(__file__).resolve().parents[1]
 
 
-class EngineFailed(Exception):
+class EngineFailed(RuntimeError):
     """An engine cannot do what was asked of it; the message is one line."""
 
 
@@ -56,7 +58,7 @@ class Worker:
     """An engine in a process of its own, which does one thing at a time and sleeps in between."""
 
     def __init__(self, engine: str, python: str, model: str, options: dict):
-        command = [python, str(SCRIPT), engine, model, json.dumps(options)]
+        command = [python, "-c", WORKER, str(SCRIPTS), engine, model, json.dumps(options)]
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors}
         self.process = subprocess.Popen(command, encoding="utf-8", **pipes)
@@ -88,8 +90,8 @@ class Worker:
             line = self.process.stdout.readline()
         if not line:
             status = self.process.wait()
-            how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-            raise EngineFailed(f"its process {how}: {tail(self.errors)}")
+            end = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+            raise EngineFailed(f"its process {end}: {tail(self.errors)}")
         reply = json.loads(line)
         if "error" in reply:
             raise EngineFailed(" ".join(reply["error"].split()))

@@ -1,4 +1,4 @@
-"""The engines that bench.py measures, each in a worker process: `python bench_engines.py ENGINE MODEL OPTIONS`.
+"""The engines that bench.py measures, each in a worker process that process.py starts.
 
 A worker answers each line on standard input, [method, arguments], with one line: what the method returned and the
 seconds it took, or what went wrong. It runs in the interpreter of the environment that has the engine, so that nothing
@@ -27,7 +27,7 @@ class Llmcore:
 
         asked = {name: options[name] for name in ("weights", "threads") if options[name] is not None}
         self.llm = llmcore.load(model, context_length=options["context"], **asked)
-        self.greedy = {"how": Sampling(temperature=0), "seed": 0, "ignore_eos": True}
+        self.greedy = {"sampling": Sampling(temperature=0), "seed": 0, "ignore_eos": True}
         self.stream, self.version = None, f"NumPy {np.__version__}"
 
     @staticmethod
@@ -64,13 +64,13 @@ class Llmcore:
 
     def work(self):
         """What its matrix products amount to."""
-        from bench_roof import work
+        from benchmark.roof import work
 
         return work(self.llm)
 
     def roof(self, rows, passes):
         """The matrix products alone, of all layers once for each pass."""
-        from bench_roof import products, run
+        from benchmark.roof import products, run
 
         self.stream = None
         ready = products(self.llm, rows)
@@ -81,7 +81,7 @@ class Llmcore:
 
     def profile(self, p, n, runs):
         """Where the time of prefill and decode goes."""
-        from bench_profile import profile
+        from benchmark.profiler import profile
 
         return profile(self, p, n, runs)
 
@@ -241,7 +241,7 @@ def attempt(function, *args, **kwargs) -> dict:
 
 
 def main() -> None:
-    """Serve until standard input ends."""
+    """Serve until standard input ends; the arguments are an engine, a model, and options as JSON."""
     engine, model, options = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints goes to standard error
@@ -255,7 +255,3 @@ def main() -> None:
     for line in sys.stdin if driver else ():
         method, arguments = json.loads(line)
         answer(attempt(getattr(driver[0], method), **arguments))
-
-
-if __name__ == "__main__":
-    main()

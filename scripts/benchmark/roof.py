@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass
 
 import numpy as np
 
+from llmcore.ffn.experts import Experts
 from llmcore.linear import Matrix, linear
 
 
@@ -28,7 +29,7 @@ def multiplied(llm, n_rows) -> list[tuple[Matrix, int]]:
 
     The head is multiplied by the last row only. Tokens spread evenly over experts: one token uses experts_used of them.
     """
-    experts = next((layer.experts for layer in llm.config.layers if layer.experts is not None), None)
+    used = next((plan.ffn.used for plan in llm.config.layers if isinstance(plan.ffn, Experts)), None)
     found = []
     for name, value in matrices(llm.weights):
         if name == "output":
@@ -36,8 +37,8 @@ def multiplied(llm, n_rows) -> list[tuple[Matrix, int]]:
         elif isinstance(value, Matrix):
             found.append((value, n_rows))
         else:
-            n_busy = min(len(value), n_rows * experts.used)
-            found += [(matrix, -(-n_rows * experts.used // n_busy)) for matrix in value[:n_busy]]
+            n_busy = min(len(value), n_rows * used)
+            found += [(matrix, -(-n_rows * used // n_busy)) for matrix in value[:n_busy]]
     return found
 
 

@@ -1,0 +1,31 @@
+"""`python -m llmcore COMMAND ...`, or `llmcore COMMAND ...`: one line a command."""
+
+import sys
+from importlib import import_module
+
+COMMANDS = {  # name: its module, what it does
+    "generate": ("llmcore.generate", "continue or answer a prompt"),
+    "chat": ("llmcore.cli.chat", "talk with a model in the terminal"),
+    "inspect": ("llmcore.cli.inspect", "print what is in a model file"),
+    "get": ("llmcore.cli.get", "fetch a model: smollm2, gemma3, or hf:ORG/REPO on the Hugging Face hub"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command that the first argument names; returns the exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    name, *rest = arguments or ["--help"]
+    if name in COMMANDS:
+        return import_module(COMMANDS[name][0]).main(rest)
+    asked = name in ("-h", "--help")
+    out = sys.stdout if asked else sys.stderr
+    if not asked:
+        print(f"error: there is no command {name!r}", file=out)
+    print("usage: python -m llmcore COMMAND ..., each with --help", file=out)
+    for command, (_, what) in COMMANDS.items():
+        print(f"  {command:<9} {what}", file=out)
+    return 0 if asked else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""Mamba-2: a text is read into a state of fixed size, which fades a little at each token and is written to.
+
+    S_t = e^(D_t A) S_(t-1) + D_t x_t B_t^T              y_t = S_t C_t + d x_t
+
+for each head: x_t is written, at B_t, and C_t is where to read. The step D_t = softplus(dt_t + bias) says how
+much of the past fades (A < 0) and how strongly x_t is written. Dao & Gu 2024, arXiv:2405.21060. Unrolled, it
+is attention with a decay in the place of the softmax, "state-space duality":
+
+    y_t = sum over s <= t of  e^(a_(s+1) + ... + a_t) (C_t . B_s) D_s x_s + d x_t,        a = D A
+
+With running sums of a the weights are one matrix, L * (C B^T) with L_ts = e^(sum_t - sum_s). Prompts go in
+chunks: that matrix within a chunk, and for what came before the state at its start, faded by e^(sum_t) when
+token t reads it. L's last row says what is left of each token at the end, where the next chunk starts. One
+token's chunk is the recurrence itself. The work grows with T, not with T^2.
+
+First x, B and C pass a convolution over the last W tokens; at last y is gated by z and normed. Cached: S and
+the last W - 1 rows before the convolution, 4 (H P N + (W - 1) C) bytes a layer and nothing a token.
+
+Shape key: T new tokens, Q of a chunk, D model width, H heads of width P, U = H P, N state width, G groups
+of J = H/G heads that share B and C, W width of the convolution, C = U + 2 G N numbers that pass through it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..cache import State, Step
+from ..linear import Matrix, linear
+from ..ops import causal_conv, rms_norm, silu, softplus
+from .attention import read_norm_eps
+
+CHUNK = 64  # tokens of a matrix: more cost more products within, fewer cost more passes over the state
+
+
+@dataclass(frozen=True)
+class Mamba2:
+    """The plan of a Mamba-2 layer."""
+
+    n_heads: int  # {arch}.ssm.time_step_rank
+    n_inner: int  # {arch}.ssm.inner_size: the width of all heads
+    state_width: int  # {arch}.ssm.state_size
+    n_groups: int  # {arch}.ssm.group_count
+    conv_width: int  # {arch}.ssm.conv_kernel
+    eps: float
+    must_norm: bool = True  # whether a file without ssm_norm is refused
+    rope: None = None  # positions do not rotate
+
+    @property
+    def n_conv(self) -> int:
+        """How many channels pass through the convolution: x, B and C."""
+        return self.n_inner + 2 * self.n_groups * self.state_width
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The numbers of a Mamba-2 layer; None where the file has no such tensor."""
+
+    ssm_in: Matrix  # D -> U + C + H: z, what is convolved, dt
+    ssm_conv1d: np.ndarray  # (C, W)
+    ssm_conv1d_bias: np.ndarray | None  # (C,)
+    ssm_dt: np.ndarray  # (H,), a bias
+    ssm_a: np.ndarray  # (H,): A, negative
+    ssm_d: np.ndarray  # (H,): d
+    ssm_norm: np.ndarray | None  # (G, U/G)
+    ssm_out: Matrix  # U -> D
+
+
+def read(keys, family, i: int) -> Mamba2:
+    """The plan of layer i. Raises ModelFileError."""
+    names = "ssm.inner_size", "ssm.time_step_rank", "ssm.group_count"
+    n_inner, n_heads, n_groups = (keys.get(name, int, least=1) for name in names)
+    if n_inner % n_heads or n_heads % n_groups:
+        raise keys.error(
+            names[1], f"is {n_heads}; must divide {names[0]} {n_inner}, a multiple of {names[2]} {n_groups}"
+        )
+    return Mamba2(
+        n_heads=n_heads,
+        n_inner=n_inner,
+        state_width=keys.get("ssm.state_size", int, least=1),
+        n_groups=n_groups,
+        conv_width=keys.get("ssm.conv_kernel", int, least=1),
+        eps=read_norm_eps(keys, family),
+    )
+
+
+def take(tensors, plan: Mamba2, d_model: int, blk: str) -> Weights:
+    """The weights of the layer whose tensors begin with `blk`."""
+    H, G, U, C = plan.n_heads, plan.n_groups, plan.n_inner, plan.n_conv
+    return Weights(
+        ssm_in=tensors.matrix(blk + "ssm_in", d_model, U + C + H),
+        ssm_conv1d=tensors.vector(blk + "ssm_conv1d", C, plan.conv_width),
+        ssm_conv1d_bias=tensors.vector(blk + "ssm_conv1d", C, optional=True, suffix=".bias"),
+        ssm_dt=tensors.vector(blk + "ssm_dt", H, suffix=".bias"),
+        ssm_a=tensors.vector(blk + "ssm_a", H, 1, suffix="")[:, 0],
+        ssm_d=tensors.vector(blk + "ssm_d", H, 1, suffix="")[:, 0],
+        ssm_norm=tensors.vector(blk + "ssm_norm", G, U // G, optional=not plan.must_norm),
+        ssm_out=tensors.matrix(blk + "ssm_out", U, d_model),
+    )
+
+
+def state(plan: Mamba2) -> State:
+    """What the cache keeps: S, and what the convolution still needs."""
+    H, U = plan.n_heads, plan.n_inner
+    return State((H, U // H, plan.state_width), (plan.conv_width - 1, plan.n_conv))
+
+
+def run(x_TD: np.ndarray, w: Weights, plan: Mamba2, step: Step, i: int) -> np.ndarray:
+    """The Mamba-2 of layer i; (T, D) -> (T, D). A token sees no text but its own."""
+    T, U, G = len(x_TD), plan.n_inner, plan.n_groups
+    z_TU, xbc_TC, dt_TH = np.split(linear(x_TD, w.ssm_in), [U, U + plan.n_conv], axis=1)
+    dt_TH = softplus(dt_TH + w.ssm_dt)
+    y_TU = np.empty((T, U), np.float32)
+    for rows, cache in step.texts:
+        s_HPN, before_WC = cache.state(i)
+        conv_TC, before_WC = causal_conv(xbc_TC[rows], before_WC, w.ssm_conv1d, w.ssm_conv1d_bias)
+        x_TU, bc_TF = np.split(silu(conv_TC), [U], axis=1)
+        x_THP = x_TU.reshape(-1, plan.n_heads, U // plan.n_heads)
+        b_TGN, c_TGN = bc_TF.reshape(-1, 2, G, plan.state_width).swapaxes(0, 1)
+        y_THP, s_HPN = scan(x_THP, dt_TH[rows], b_TGN, c_TGN, w.ssm_a, s_HPN)
+        y_TU[rows] = (y_THP + w.ssm_d[:, None] * x_THP).reshape(-1, U)
+        cache.layers[i].replace(s_HPN, before_WC)
+    y_TU *= silu(z_TU)
+    if w.ssm_norm is not None:
+        y_TU = rms_norm(y_TU.reshape(T, G, -1), w.ssm_norm, plan.eps).reshape(T, U)
+    return linear(y_TU, w.ssm_out)
+
+
+def scan(x_THP, dt_TH, b_TGN, c_TGN, a_H, s_HPN):
+    """The y (T, H, P) of T tokens without d x, and the state after them.
+
+    Three tokens write 1, 2 and 4 at the same place and read there, and half of the past fades at each:
+    >>> x, one = np.float32([1, 2, 4]).reshape(3, 1, 1), np.ones((3, 1, 1), np.float32)
+    >>> y, s = scan(x, one[:, 0], one, one, np.log(np.float32([0.5])), np.zeros((1, 1, 1), np.float32))
+    >>> y.ravel().tolist(), s.ravel().tolist()
+    ([1.0, 2.5, 5.25], [5.25])
+    """
+    y_THP = np.empty_like(x_THP)
+    for at in range(0, len(x_THP), CHUNK):
+        of = slice(at, at + CHUNK)
+        y_THP[of], s_HPN = scan_chunk(x_THP[of], dt_TH[of], b_TGN[of], c_TGN[of], a_H, s_HPN)
+    return y_THP, s_HPN
+
+
+def scan_chunk(x_QHP, dt_QH, b_QGN, c_QGN, a_H, s_HPN):
+    """`scan` of at most CHUNK tokens. Heads h = g J ... g J + J - 1 share the B and C of group g."""
+    Q, H, P = x_QHP.shape
+    G, N = b_QGN.shape[1:]
+    sum_HQ = np.cumsum(dt_QH * a_H, axis=0, dtype=np.float64).T  # in float32 differences of sums lose digits
+    exponent_HQQ = np.where(np.tri(Q, dtype=bool), sum_HQ[:, :, None] - sum_HQ[:, None], -np.inf)
+    decay_HQQ = np.exp(exponent_HQQ.astype(np.float32))
+    fade_HQ1 = np.exp(sum_HQ).astype(np.float32)[:, :, None]
+    x_HQP = (x_QHP * dt_QH[:, :, None]).swapaxes(0, 1)
+    b_GQN, c_GQN = b_QGN.swapaxes(0, 1), c_QGN.swapaxes(0, 1)
+
+    weights_HQQ = decay_HQQ * np.repeat(c_GQN @ b_GQN.swapaxes(1, 2), H // G, axis=0)
+    past_HQP = (c_GQN[:, None] @ s_HPN.reshape(G, -1, P, N).swapaxes(2, 3)).reshape(H, Q, P)
+    y_HQP = weights_HQQ @ x_HQP + fade_HQ1 * past_HQP
+
+    left_HQP = (decay_HQQ[:, -1, :, None] * x_HQP).reshape(G, -1, Q, P)
+    written_HPN = (left_HQP.swapaxes(2, 3) @ b_GQN[:, None]).reshape(H, P, N)
+    return y_HQP.swapaxes(0, 1), fade_HQ1[:, -1:] * s_HPN + written_HPN
