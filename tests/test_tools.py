@@ -1,8 +1,8 @@
 """Answers -> content, thought and calls, in every format that the real templates write; functions -> schemas."""
+# ruff: noqa: E501, RUF001 (texts as models write them)
 
 import gzip
 import json
-import os
 import re
 import subprocess
 import sys
@@ -74,7 +74,8 @@ def test_recorded_outputs(name):
     case = CASES[name]
     answer, want = read_case(case), case["expected"]
     if name == "hermes unknown function":  # the call of a tool that nobody gave stays text, and says so
-        assert answer["tool_calls"] == [] and "delete_all" in answer["content"]
+        assert answer["tool_calls"] == []
+        assert "delete_all" in answer["content"]
         assert answer["problems"] == ["there is no tool called 'delete_all'"]
         return
     assert answer["tool_calls"] == want["tool_calls"]
@@ -155,7 +156,9 @@ def written_answer(name, calls):
     }
     thought = {"reasoning_content": "Thought.", "thinking": "Thought.", "reasoning": "Thought."}
     prompt, whole = render([user], True), render([user, message | thought], False)
-    start = os.path.commonprefix([prompt, whole])
+    start = prompt[
+        : next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(prompt))
+    ]
     markers = reasoning_of(TEMPLATES[name])
     end = "<|END_OF_TURN_TOKEN|>"  # Command R7B's template begins another turn, asked or not
     return ENDINGS.sub("", whole[len(start) :].partition(end)[0]), bool(markers) and start.rstrip().endswith(
@@ -304,17 +307,21 @@ def test_a_broken_call_stays_text_with_a_reason(kind):
         answer = parse_answer(before + BROKEN[kind], TEMPLATES["Qwen-Qwen2.5-7B-Instruct"], tools=TOOLS)
         assert answer["tool_calls"] == []
         inside = BROKEN[kind].removeprefix("<tool_call>").removesuffix("</tool_call>")
-        assert before.strip() in answer["content"] and inside.strip() in answer["content"]
-        assert len(answer["problems"]) == 1 and "\n" not in answer["problems"][0]
+        assert before.strip() in answer["content"]
+        assert inside.strip() in answer["content"]
+        assert len(answer["problems"]) == 1
+        assert "\n" not in answer["problems"][0]
 
 
 def test_what_is_sound_beside_a_broken_call_is_read():
     text = f"{HERMES}\n<tool_call>oops</tool_call>\n{HERMES}"
     answer = parse_answer(text, TEMPLATES["Qwen-Qwen2.5-7B-Instruct"], tools=TOOLS)
-    assert answer["tool_calls"] == [ADD, ADD] and answer["content"] == "<tool_call>oops</tool_call>"
+    assert answer["tool_calls"] == [ADD, ADD]
+    assert answer["content"] == "<tool_call>oops</tool_call>"
     text = X.replace("</parameter>", "</parametr>") + "\n" + X  # its value does not swallow the next call
     answer = parse_answer(text, TEMPLATES["Qwen3-Coder"], tools=TOOLS)
-    assert answer["tool_calls"] == [ADD] and "</parametr>" in answer["content"]
+    assert answer["tool_calls"] == [ADD]
+    assert "</parametr>" in answer["content"]
 
 
 def test_without_tools_every_call_is_reported_and_values_are_read_as_json_where_they_can_be():
@@ -335,7 +342,8 @@ PIECES = st.sampled_from(MARKS) | st.sampled_from(
 def test_any_text_is_read_by_every_template(pieces, name, in_reasoning):
     answer = parse_answer("".join(pieces), TEMPLATES[name], tools=TOOLS, in_reasoning=in_reasoning)
     assert all(call["name"] in {"add", "look", "write", "pick", "todo"} for call in answer["tool_calls"])
-    assert isinstance(answer["content"], str) and isinstance(answer["reasoning"], str)
+    assert isinstance(answer["content"], str)
+    assert isinstance(answer["reasoning"], str)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -389,7 +397,8 @@ def test_reading_takes_time_in_proportion_to_the_text():
 )
 def test_a_values_type_comes_from_its_schema(kinds, text, value):
     found = value_in(kinds, text)
-    assert found == value and type(found) is type(value)
+    assert found == value
+    assert type(found) is type(value)
 
 
 def test_types_of_schemas():
@@ -429,7 +438,8 @@ def test_schemas_are_those_of_transformers(function):
 def test_tools_may_be_schemas_and_functions():
     bare = tool("f")["function"]
     assert tools_for([tool("g"), bare, FUNCTIONS[3]]) == [tool("g"), tool("f"), SCHEMAS[3]]
-    assert tools_for(None) is None and tools_for([]) is None
+    assert tools_for(None) is None
+    assert tools_for([]) is None
 
 
 def test_a_tool_that_cannot_be_described_is_refused():

@@ -1,7 +1,8 @@
 """Readers of calls that are JSON, a name and JSON, or written as Python and Gemma 4 do.
 
-Each `read(text, at, types)` gives the calls that stand at `at` and the end of their markup, or raises NotACall.
-JSON decides where a JSON call ends, so a marker inside of a string is no marker. Closing markers may be missing.
+Each `read(text, at, types)` gives the calls that stand at `at` and the end of their markup, or raises
+NotACall. JSON decides where a JSON call ends, so a marker inside of a string is no marker. Closing markers
+may be missing.
 """
 
 import json
@@ -24,7 +25,8 @@ class Call:
 
 
 class NotACall(ValueError):
-    """What stands from `start` to `end` is no call, for the reason given; `calls` are those before it that are sound.
+    """What stands from `start` to `end` is no call, for the reason given; `calls` are those before it that
+    are sound.
 
     Without a reason it does not even look like one: an answer in JSON is no broken call.
     """

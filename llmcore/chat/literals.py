@@ -23,7 +23,8 @@ AFTER_STRING = re.compile(rf"\s*:|[\s)\]}}]*(?:$|<\|tool_call_end|,\s*(?:{NEXT}|
 
 
 def read_literal(text: str, at: int):
-    """The value that begins at `at`, after white space, and where it ends. Raises ValueError if there is none."""
+    """The value that begins at `at`, after white space, and where it ends. Raises ValueError if there is
+    none."""
     at = skip_space(text, at)
     if text.startswith(QUOTES, at):
         return _string(text, at)
@@ -40,7 +41,8 @@ def read_literal(text: str, at: int):
 
 
 def read_fields(text: str, at: int, close: str, colon: str, names=()):
-    """The fields up to `close`: {key: value} with ":", f(key=value) with "=". `names` are the keys of bare values."""
+    """The fields up to `close`: {key: value} with ":", f(key=value) with "=". `names` are the keys of bare
+    values."""
     fields, names = {}, iter(names)
     while (at := skip_space(text, at)) < len(text):
         if text.startswith(close, at):
@@ -91,8 +93,8 @@ def _word(text, at):
 
 
 def _string(text, at):
-    """The string at `at` and its end. LFM2's own template writes 'it's' without a backslash: a quote ends a string only
-    where what follows can stand behind one, closing brackets and the next value."""
+    """The string at `at` and its end. LFM2's own template writes 'it's' without a backslash: a quote ends a
+    string only where what follows can stand behind one, closing brackets and the next value."""
     quote = next(quote for quote in QUOTES if text.startswith(quote, at))
     begin = end = at + len(quote)
     while (end := text.find(quote, end)) >= 0:

@@ -1,7 +1,7 @@
 """Tools: Python functions or JSON schemas -> what a chat template gets as `tools`.
 
-A tool is described to a model as a JSON schema. `schema_of` makes one of a function's signature and docstring,
-as transformers' get_json_schema does (utils/chat_template_utils.py):
+A tool is described to a model as a JSON schema. `schema_of` makes one of a function's signature and
+docstring, as transformers' get_json_schema does (utils/chat_template_utils.py):
 
 >>> def add(a: int, b: int = 0):
 ...     '''Add two numbers.
@@ -32,7 +32,7 @@ CHOICES = re.compile(r"\(choices:\s*(.*?)\)\s*$", re.DOTALL | re.IGNORECASE)
 
 
 def tools_for(tools: Iterable[Callable | dict] | None) -> list[dict] | None:
-    """What `render_template` takes as `tools`: a schema for each function; schemas as they are; None for no tools.
+    """What `render_template` takes as `tools`: a schema for each function, schemas as they are, None for none.
 
     Raises ValueError for what is neither, a function that cannot be described, or two tools of one name.
     """
@@ -46,9 +46,9 @@ def tools_for(tools: Iterable[Callable | dict] | None) -> list[dict] | None:
 def schema_of(function: Callable) -> dict:
     """{"type": "function", "function": {"name", "description", "parameters"}} of a function.
 
-    The types come from the signature; what has a default is not required. The descriptions come from the docstring,
-    in Google's style; "(choices: ["a", "b"])" at the end of one lists the values allowed. Raises ValueError if the
-    docstring, a type or a description is missing, or a type has no counterpart in JSON.
+    The types come from the signature; what has a default is not required. The descriptions come from the
+    docstring, in Google's style; "(choices: ["a", "b"])" at the end of one lists the values allowed. Raises
+    ValueError if the docstring, a type or a description is missing, or a type has no counterpart in JSON.
     """
     name = getattr(function, "__name__", type(function).__name__)
     doc = inspect.getdoc(function)
@@ -159,6 +159,6 @@ def _checked(schema):
     if function_of(schema) is None:
         raise ValueError(
             'a tool is a Python function or a schema like {"type": "function", "function": {"name": "add", '
-            f'"description": "Add two numbers", "parameters": {{"type": "object", ...}}}}}}, not {schema!r:.80}'
+            f'"description": "Add numbers", "parameters": {{"type": "object", ...}}}}}}, not {schema!r:.80}'
         )
     return schema if "function" in schema else {"type": "function", "function": schema}
