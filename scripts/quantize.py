@@ -1,14 +1,18 @@
-"""Write a model anew with its matrices in another type: `python scripts/quantize.py IN.gguf OUT.gguf --type Q4_K`.
+"""Write a model anew with its matrices in another type: `python scripts/quantize.py IN.gguf OUT.gguf --type
+Q4_K`.
 
-Every matrix gets the type asked for, embedding and output too (llama-quantize calls that --pure). The exceptions:
+Every matrix gets the type asked for, embedding and output too (llama-quantize calls that --pure). The
+exceptions:
 
-- norms, biases and all else that has one dimension, routers and learned positions stay floats, in F32: they are small,
-  and much depends on each of their numbers. llama.cpp leaves the same tensors alone (llama_tensor_allows_quantization);
-- a matrix whose rows do not divide into blocks gets a type of smaller blocks, as llama.cpp does: see FALLBACKS;
+- norms, biases and all else that has one dimension, routers and learned positions stay floats, in F32: they
+  are small, and much depends on each of their numbers. llama.cpp leaves the same tensors alone
+  (llama_tensor_allows_quantization);
+- a matrix whose rows do not divide into blocks gets a type of smaller blocks, as llama.cpp does: see
+  FALLBACKS;
 - a matrix that has the type already is copied.
 
-All metadata is copied, but for general.file_type and general.quantization_version, which say what was done. A split
-model is opened by its first part and written as one file. One matrix at a time is in memory.
+All metadata is copied, but for general.file_type and general.quantization_version, which say what was done. A
+split model is opened by its first part and written as one file. One matrix at a time is in memory.
 """
 
 import argparse
@@ -40,7 +44,12 @@ FILE_TYPES = {
 }  # fmt: skip
 # What a matrix gets whose rows do not divide into blocks of 256, of 32.
 FALLBACKS = {"Q4_K": "Q5_0", "Q6_K": "Q8_0", "Q8_0": "F16", "Q5_0": "F16", "Q4_0": "F16", "Q4_1": "F16"}
-KEPT = ("_norm.weight", "ffn_gate_inp.weight", "position_embd.weight", "token_types.weight")  # how their names end
+KEPT = (
+    "_norm.weight",
+    "ffn_gate_inp.weight",
+    "position_embd.weight",
+    "token_types.weight",
+)  # how their names end
 BLOCK = {name: weights for name, weights, _ in TENSOR_TYPES.values()}  # weights in a block
 # Weights quantized at a time, a multiple of every block: the K quantizers use a dozen arrays of that size.
 TILE = 1 << 16
@@ -59,14 +68,17 @@ class Written:
 
 
 def quantize_file(source, target, type: str, *, force: bool = False, progress: bool = False) -> list[Written]:
-    """Write the model `source` to `target` with its matrices in `type`, a key of FILE_TYPES; `progress` shows a bar.
+    """Write the model `source` to `target` with its matrices in `type`, a key of FILE_TYPES; `progress` shows
+    a bar.
 
-    Raises ModelFileError for a damaged file or weights that the type cannot hold, FileExistsError where `target` is
-    there and `force` is not given. It appears under its name only when it is whole.
+    Raises ModelFileError for a damaged file or weights that the type cannot hold, FileExistsError where
+    `target` is there and `force` is not given. It appears under its name only when it is whole.
     """
     file, target = read_gguf(source), Path(target)
     if not file.tensors:
-        raise ModelFileError(f"{file.path}: holds a vocabulary and no tensors, so there is nothing to quantize")
+        raise ModelFileError(
+            f"{file.path}: holds a vocabulary and no tensors, so there is nothing to quantize"
+        )
     if target.exists():
         if any(target.samefile(tensor.path) for tensor in file.tensors.values()):
             raise FileExistsError(f"{target} is the model to read; give the new one another name")
@@ -92,7 +104,9 @@ def _keys(file: GGUF, type: str) -> dict:
     """The keys of the new file."""
     new = {"general.file_type": int(gguf.LlamaFileType[FILE_TYPES[type]])}
     new["general.quantization_version"] = int(gguf.GGML_QUANT_VERSION)
-    kept = {key: value for key, value in file.metadata.items() if key not in new and not key.startswith("split.")}
+    kept = {
+        key: value for key, value in file.metadata.items() if key not in new and not key.startswith("split.")
+    }
     return kept | new
 
 
@@ -100,7 +114,9 @@ def _arrays(file: GGUF, types: dict[str, str], rows: list[Written], progress: bo
     """The contents of all tensors, and a row on each."""
     total = sum(math.prod(tensor.shape) for tensor in file.tensors.values())
     # disable=None: only on a terminal
-    with tqdm(desc="quantizing", total=total, unit="w", unit_scale=True, disable=None if progress else True) as bar:
+    with tqdm(
+        desc="quantizing", total=total, unit="w", unit_scale=True, disable=None if progress else True
+    ) as bar:
         for name, tensor in file.tensors.items():
             raw, error = quantize_tensor(tensor, types[name], bar.update)
             rows.append(Written(name, tensor.shape, tensor.type, types[name], raw.nbytes, error))
@@ -108,10 +124,11 @@ def _arrays(file: GGUF, types: dict[str, str], rows: list[Written], progress: bo
 
 
 def quantize_tensor(tensor: Tensor, type: str, report=lambda n: None) -> tuple[np.ndarray, float]:
-    """A tensor in another type: its bytes, uint8, and its relative error. Raises ModelFileError as `quantize_file`.
+    """A tensor in another type: its bytes, uint8, and its relative error. Raises ModelFileError as
+    `quantize_file`.
 
-    Tiles are expanded, quantized and expanded again while they are in the cache, spread over the threads. `report` is
-    told how many weights are done.
+    Tiles are expanded, quantized and expanded again while they are in the cache, spread over the threads.
+    `report` is told how many weights are done.
     """
     total = math.prod(tensor.shape)
     if tensor.type == type and tensor.byte_order == "<":
@@ -126,7 +143,9 @@ def quantize_tensor(tensor: Tensor, type: str, report=lambda n: None) -> tuple[n
         weights = dequantize(raw, tensor.type, tensor.byte_order)
         if not np.isfinite(weights).all():
             at = start + int(np.argmin(np.isfinite(weights)))
-            raise ModelFileError(f"{tensor.path}: tensor {tensor.name!r}: weight {at} is {weights[at - start]}")
+            raise ModelFileError(
+                f"{tensor.path}: tensor {tensor.name!r}: weight {at} is {weights[at - start]}"
+            )
         raw = encode(weights, type)
         with np.errstate(invalid="ignore"):  # infinity times 0, seen below
             back = dequantize(raw, type)
@@ -144,7 +163,7 @@ def quantize_tensor(tensor: Tensor, type: str, report=lambda n: None) -> tuple[n
 
 
 def encode(weights: np.ndarray, type: str) -> np.ndarray:
-    """Finite float32 weights (n,), whole blocks -> the bytes of `type`, uint8. Out of range becomes infinite."""
+    """Finite float32 weights (n,), whole blocks -> bytes of `type`, uint8. Out of range becomes infinite."""
     if type in ("Q4_K", "Q6_K"):
         return kquants.quantize(weights, type)
     with np.errstate(all="ignore"):  # the package computes 0 * inf where a block is nearly 0
@@ -157,11 +176,12 @@ def table(rows: list[Written]) -> Iterator[str]:
     yield f"{'name':{width}}  {'shape':>18}  {'was':>5}  {'type':>5}  {'bytes':>12}  relative error"
     for row in rows:
         shape, error = " x ".join(map(str, row.shape)), f"{row.error:.3%}" if row.error else "0"
-        yield f"{row.name:{width}}  {shape:>18}  {row.before:>5}  {row.type:>5}  {row.n_bytes:>12,}  {error:>14}"
+        types = f"{row.before:>5}  {row.type:>5}"
+        yield f"{row.name:{width}}  {shape:>18}  {types}  {row.n_bytes:>12,}  {error:>14}"
 
 
 def notes(rows: list[Written], type: str) -> Iterator[str]:
-    """What a reader of the table should know: totals, exceptions, and errors that the old file has already."""
+    """What a reader of the table should know: totals, exceptions, errors that the old file has already."""
     weights, n_bytes = sum(math.prod(row.shape) for row in rows), sum(row.n_bytes for row in rows)
     size = f"{n_bytes / 1e6:,.1f} MB, {8 * n_bytes / weights:.2f} bits per weight"
     yield f"total: {len(rows)} tensors, {weights:,} weights, {size}"
@@ -172,11 +192,14 @@ def notes(rows: list[Written], type: str) -> Iterator[str]:
             yield f"note: {count} tensors are {other}: their rows do not divide into blocks of {BLOCK[type]}"
     before = {row.before for row in rows if row.before not in FLOATS and row.before != row.type}
     if before:
-        yield f"note: the model was {', '.join(sorted(before))} before: the errors of that are not counted again"
+        was = ", ".join(sorted(before))
+        yield f"note: the model was {was} before: the errors of that are not counted again"
 
 
 def _parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("source", metavar="IN.gguf", help="model to read; of a split one, the first part")
     parser.add_argument("target", metavar="OUT.gguf", help="model to write")
     parser.add_argument("--type", required=True, choices=FILE_TYPES, help="the type of all matrices")

@@ -28,7 +28,9 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def result(llama_path):
-    done = run("--model", llama_path, "-p", 16, "-n", 4, "-r", 2, "--context", "24,40", "--peers", "gguf", "--json")
+    done = run(
+        "--model", llama_path, "-p", 16, "-n", 4, "-r", 2, "--context", "24,40", "--peers", "gguf", "--json"
+    )
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     return json.loads(done.stdout)
@@ -49,7 +51,8 @@ def test_json_has_the_promised_keys(result):
 
 def test_every_test_ran_as_often_as_asked(result):
     runs = {
-        name: {e: len(speed["seconds"]) for e, speed in t["engines"].items()} for name, t in result["tests"].items()
+        name: {e: len(speed["seconds"]) for e, speed in t["engines"].items()}
+        for name, t in result["tests"].items()
     }
     assert runs == {
         "start": {"llmcore": 2},
@@ -71,7 +74,9 @@ def test_speeds_follow_from_the_runs(result):
     assert prefill["llmcore"]["median"] == pytest.approx((16 / first + 16 / second) / 2)
     assert prefill["llmcore"]["worst"] <= prefill["llmcore"]["median"] <= prefill["llmcore"]["best"]
     assert result["prefill_tokens_per_second"] == prefill["llmcore"]["median"]
-    assert prefill["roof"]["llmcore_is"] * prefill["roof"]["median"] == pytest.approx(prefill["llmcore"]["median"])
+    assert prefill["roof"]["llmcore_is"] * prefill["roof"]["median"] == pytest.approx(
+        prefill["llmcore"]["median"]
+    )
     assert result["roof"]["prefill_share"] == pytest.approx(prefill["roof"]["llmcore_is"])
     after = tests["decode 4 after 40"]["engines"]["llmcore"]
     assert after["of_base"] * result["decode_tokens_per_second"] == pytest.approx(after["median"])
@@ -86,7 +91,11 @@ def test_seconds_and_speeds_are_compared_the_same_way():
         report.compare(test, tests)
         assert test["engines"]["llama.cpp"]["llmcore_is"] == pytest.approx(2)
     assert [tests["start"]["engines"]["llmcore"][key] for key in ("worst", "median", "best")] == [3, 2, 1]
-    assert [tests["decode 8"]["engines"]["llmcore"][key] for key in ("worst", "median", "best")] == [8 / 3, 4, 8]
+    assert [tests["decode 8"]["engines"]["llmcore"][key] for key in ("worst", "median", "best")] == [
+        8 / 3,
+        4,
+        8,
+    ]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the parts of a process's memory are in Linux's /proc")
@@ -117,7 +126,9 @@ def test_the_roof_multiplies_what_the_model_does(family, tmp_path, monkeypatch):
     llm, made = llmcore.load(path), []
     linear = llmcore.linear.linear
     for module in (attention, latent, dense, experts, model):
-        monkeypatch.setattr(module, "linear", lambda x, m: made.append((len(x), m.n_in, m.n_out)) or linear(x, m))
+        monkeypatch.setattr(
+            module, "linear", lambda x, m: made.append((len(x), m.n_in, m.n_out)) or linear(x, m)
+        )
     llm.logits([5])
     planned = [(len(x), matrix.n_in, matrix.n_out) for x, matrix in roof.products(llm, 1)]
     assert sorted(planned) == sorted(made)
@@ -250,13 +261,17 @@ def test_drafts_and_batches_are_compared_with_their_like():
         "llama.cpp": 3,
         "--draft 7": 3,
     }
-    drafted = [arguments.get("draft") for method, arguments in run.workers["llmcore"].asked if method == "begin"]
+    drafted = [
+        arguments.get("draft") for method, arguments in run.workers["llmcore"].asked if method == "begin"
+    ]
     assert drafted == [None, 7] * 3
     assert all("draft" not in arguments for _, arguments in run.workers["llama.cpp"].asked)
     together = tests["8 x decode 4"]["engines"]["llmcore"]
     assert together["median"] == 8 * 4 / 2.0
     assert together["of_base"] == pytest.approx(4)  # of 4 tokens in a second
-    prompts = next(a["prompts"] for method, a in run.workers["llmcore"].asked if method == "batch" and a["rows"] == 8)
+    prompts = next(
+        a["prompts"] for method, a in run.workers["llmcore"].asked if method == "batch" and a["rows"] == 8
+    )
     assert len({tuple(ids) for ids in prompts}) == 8
 
 

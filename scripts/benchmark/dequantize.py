@@ -1,7 +1,7 @@
 """Time of dequantization in nanoseconds a weight, one thread: llmcore.quants beside the gguf package.
 
-The methods take turns within a run and the table shows medians over the runs, so that a busy machine slows all alike;
-trust the ratios. Every method allocates its own result, as a loader does.
+The methods take turns within a run and the table shows medians over the runs, so that a busy machine slows
+all alike; trust the ratios. Every method allocates its own result, as a loader does.
 """
 
 import argparse
@@ -45,9 +45,15 @@ def measure(name, n_weights, row, runs):
 
 def main():
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--types", nargs="+", default=quants.SUPPORTED, choices=quants.SUPPORTED, metavar="TYPE")
-    parser.add_argument("--weights", type=int, default=1 << 23, help="weights in the tensor (default %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--types", nargs="+", default=quants.SUPPORTED, choices=quants.SUPPORTED, metavar="TYPE"
+    )
+    parser.add_argument(
+        "--weights", type=int, default=1 << 23, help="weights in the tensor (default %(default)s)"
+    )
     parser.add_argument("--row", type=int, default=2048, help="weights in a row (default %(default)s)")
     parser.add_argument("--runs", type=int, default=5, help="alternating runs (default %(default)s)")
     args = parser.parse_args()
@@ -55,7 +61,10 @@ def main():
         if args.row % GGML_QUANT_SIZES[GGMLQuantizationType[name]][0]:
             parser.error(f"rows of {args.row} weights do not divide into blocks of {name}")
 
-    print(f"ns per weight, {args.weights:,} weights in rows of {args.row}, median of {args.runs} alternating runs")
+    print(
+        f"ns per weight, {args.weights:,} weights in rows of {args.row}, "
+        f"median of {args.runs} alternating runs"
+    )
     print(f"{'type':8} {'ours':>7} {'gguf':>7} {'ratio':>6} {'unpack':>7}")
     for name in args.types:
         with np.errstate(all="ignore"):  # random bytes hold infinities and NaNs

@@ -1,10 +1,11 @@
 """The engines that bench.py measures, each in a worker process that process.py starts.
 
-A worker answers each line on standard input, [method, arguments], with one line: what the method returned and the
-seconds it took, or what went wrong. It runs in the interpreter of the environment that has the engine, so that nothing
-but the standard library is imported before the engine is chosen.
+A worker answers each line on standard input, [method, arguments], with one line: what the method returned and
+the seconds it took, or what went wrong. It runs in the interpreter of the environment that has the engine, so
+that nothing but the standard library is imported before the engine is chosen.
 
-Every engine does the same work: `begin` runs a prompt and chooses the most likely next token, `go` writes n more.
+Every engine does the same work: `begin` runs a prompt and chooses the most likely next token, `go` writes n
+more.
 """
 
 import json
@@ -35,7 +36,17 @@ class Llmcore:
         """The command that writes one token."""
         asked = [("--weights", options["weights"]), ("--threads", options["threads"])]
         more = [str(part) for flag, value in asked if value is not None for part in (flag, value)]
-        arguments = ["--model", model, "--prompt", "Hello", "--max-tokens", "1", "--temperature", "0", "--quiet"]
+        arguments = [
+            "--model",
+            model,
+            "--prompt",
+            "Hello",
+            "--max-tokens",
+            "1",
+            "--temperature",
+            "0",
+            "--quiet",
+        ]
         return ["-m", "llmcore.generate", *arguments, *more]
 
     def begin(self, ids, draft=None):
@@ -52,7 +63,9 @@ class Llmcore:
 
     def batch(self, prompts, n, rows):
         """Write n tokens after each prompt, so many prompts at a time; returns how many texts there were."""
-        return len(list(self.llm.generate_batch(prompts, max_tokens=n, batch=rows, temperature=0, ignore_eos=True)))
+        return len(
+            list(self.llm.generate_batch(prompts, max_tokens=n, batch=rows, temperature=0, ignore_eos=True))
+        )
 
     def encode(self, text):
         """Token ids of a text."""
@@ -151,7 +164,8 @@ class Transformers:
             "where = dict(pretrained_model_name_or_path=sys.argv[1], gguf_file=sys.argv[2])\n"
             "model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32).eval()\n"
             "tokenizer = transformers.AutoTokenizer.from_pretrained(**where)\n"
-            "ids = model.generate(**tokenizer('Hello', return_tensors='pt'), max_new_tokens=1, do_sample=False)\n"
+            "given = tokenizer('Hello', return_tensors='pt')\n"
+            "ids = model.generate(**given, max_new_tokens=1, do_sample=False)\n"
             "print(tokenizer.decode(ids[0]))"
         )
         return ["-c", code, str(Path(model).parent), Path(model).name, str(options["threads"] or cores())]
@@ -174,7 +188,7 @@ class Transformers:
 
 
 class Machine:
-    """No engine: what memory and arithmetic give through NumPy's own products, in a process without a model."""
+    """No engine: what memory and arithmetic give through NumPy's own products, without a model."""
 
     needs, package = "numpy", "numpy"
     floats, width = 2**26, 2048  # 256 MB, past any cache; 2 x 2048^3 = 17 GFLOP
@@ -203,14 +217,18 @@ class Machine:
 
             return np.show_config(mode="dicts")["Build Dependencies"]["blas"]
         found = next((pool for pool in threadpool_info() if pool["user_api"] == "blas"), {})
-        return {key: found[key] for key in ("internal_api", "version", "architecture", "num_threads") if key in found}
+        return {
+            key: found[key]
+            for key in ("internal_api", "version", "architecture", "num_threads")
+            if key in found
+        }
 
 
 ENGINES = {"llmcore": Llmcore, "llama.cpp": LlamaCpp, "transformers": Transformers, "machine": Machine}
 
 
 def fastest(function, for_seconds=0.5) -> float:
-    """The seconds of the fastest of the runs that fit in some time: what a process can do once it is awake."""
+    """The seconds of the fastest run that fits in some time: what a process can do once it is awake."""
     runs, end = [], time.perf_counter() + for_seconds
     while not runs or time.perf_counter() < end:
         begin = time.perf_counter()
@@ -225,7 +243,9 @@ def cores() -> int:
 
 
 def attempt(function, *args, **kwargs) -> dict:
-    """What a call returned and the seconds it took, or what went wrong; and where there is no /proc, the peak."""
+    """What a call returned and the seconds it took, or what went wrong; and where there is no /proc, the
+    peak.
+    """
     begin = time.perf_counter()
     try:
         result = function(*args, **kwargs)

@@ -1,4 +1,6 @@
-"""Engines in processes of their own: started, asked, watched as to their memory, and told apart when they fail."""
+"""Engines in processes of their own: started, asked, watched as to their memory, and told apart when they
+fail.
+"""
 
 import json
 import subprocess
@@ -10,7 +12,8 @@ from pathlib import Path
 
 from benchmark.engines import ENGINES
 
-# What a worker runs: engines.py, in an interpreter that knows neither our package's path nor the working folder.
+# What a worker runs: engines.py, in an interpreter that knows neither our package's path nor the working
+# folder.
 WORKER = "import sys; sys.path[0] = sys.argv.pop(1); from benchmark.engines import main; main()"
 SCRIPTS = Path(__file__).resolve().parents[1]
 
@@ -22,14 +25,18 @@ class EngineFailed(RuntimeError):
 def missing(engine: str, python: str) -> str | None:
     """Why an interpreter cannot run an engine, or None if it can."""
     kind = ENGINES[engine]
+    advice = f"give the interpreter that has {kind.package}: --peers {engine}=PYTHON"
     code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({kind.needs!r}) is None)"
     try:
-        found = subprocess.run([python, "-c", code], capture_output=True, stdin=subprocess.DEVNULL).returncode == 0
+        found = (
+            subprocess.run([python, "-c", code], capture_output=True, stdin=subprocess.DEVNULL).returncode
+            == 0
+        )
     except OSError as error:
-        return f"{python}: {error.strerror}; give the interpreter that has {kind.package}: --peers {engine}=PYTHON"
+        return f"{python}: {error.strerror}; {advice}"
     if found:
         return None
-    return f"{python} has no {kind.package}; install it, or give the interpreter that has it: --peers {engine}=PYTHON"
+    return f"{python} has no {kind.package}; install it, or {advice}"
 
 
 def start_seconds(engine: str, python: str, model: str, options: dict) -> float:
@@ -109,7 +116,8 @@ class Worker:
 
 
 class Memory:
-    """The memory of a process, in bytes: the kernel's own peak, and what of it is anonymous and what mapped files.
+    """The memory of a process, in bytes: the kernel's own peak, and what of it is anonymous and what mapped
+    files.
 
     The kernel keeps no peak of the parts, so they are looked at every 20 ms while the process works.
     """
@@ -137,7 +145,9 @@ class Memory:
         self.peak, self.since_reset = max(self.peak, peak), max(self.since_reset, peak)
 
     def reset(self) -> None:
-        """Begin a new `since_reset`, where the kernel can (proc(5), clear_refs); where not, it stays an upper bound."""
+        """Begin a new `since_reset`, where the kernel can (proc(5), clear_refs); where not, it stays an upper
+        bound.
+        """
         with suppress(OSError):
             (self.folder / "clear_refs").write_text("5")
             self.since_reset = 0

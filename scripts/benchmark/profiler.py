@@ -1,9 +1,10 @@
 """Where a token's time goes: a timer around every function of llmcore, and a table that adds up to the whole.
 
-Time is exclusive: while a function runs another that has a timer, its own stands still. Each moment of the whole is
-thus counted once, in the function on top of the stack, or in REST where there is none. What timers cost is part of what
-they measure (some microseconds a call, of which most fall to the caller); the same run without them is reported beside.
-A function that runs in another thread is not timed: its time falls to the one in the main thread that waits for it.
+Time is exclusive: while a function runs another that has a timer, its own stands still. Each moment of the
+whole is thus counted once, in the function on top of the stack, or in REST where there is none. What timers
+cost is part of what they measure (some microseconds a call, of which most fall to the caller); the same run
+without them is reported beside. A function that runs in another thread is not timed: its time falls to the
+one in the main thread that waits for it.
 """
 
 import functools
@@ -66,13 +67,17 @@ class Stopwatch:
 def timers(watch, weights):
     """Every function of the package has a timer while the body of the `with` runs."""
     names = {
-        id(m): name for name, value in matrices(weights) for m in ([value] if isinstance(value, Matrix) else value)
+        id(m): name
+        for name, value in matrices(weights)
+        for m in ([value] if isinstance(value, Matrix) else value)
     }
     undo = []
     try:
         for function, room in functions():
             label = f"{room} {function.__qualname__}"
-            _replace(function, watch.timed(function, label, names if label == "linear linear" else None), undo)
+            _replace(
+                function, watch.timed(function, label, names if label == "linear linear" else None), undo
+            )
         yield
     finally:
         for put_back in reversed(undo):
@@ -81,11 +86,15 @@ def timers(watch, weights):
 
 def rooms():
     """(name, module) of the package's modules that are in use."""
-    return [(name.split(".", 1)[1], module) for name, module in sys.modules.items() if name.startswith("llmcore.")]
+    return [
+        (name.split(".", 1)[1], module) for name, module in sys.modules.items() if name.startswith("llmcore.")
+    ]
 
 
 def functions():
-    """(function, room) of all functions and methods of the package; generators run between their calls: not those."""
+    """(function, room) of all functions and methods of the package; generators run between their calls: not
+    those.
+    """
     for room, module in rooms():
         for value in list(vars(module).values()):
             of_class = list(vars(value).values()) if inspect.isclass(value) else [value]
@@ -146,7 +155,9 @@ def _profile(weights, tokens, prepare, run, runs):
 
 
 def table(watch, tokens) -> dict:
-    """Milliseconds and calls a token, rooms and their functions from the dearest down; the rows and REST add up."""
+    """Milliseconds and calls a token, rooms and their functions from the dearest down; the rows and REST add
+    up.
+    """
     rows = defaultdict(dict)
     for name in watch.calls:
         room, function = name.split(" ", 1)
@@ -165,10 +176,14 @@ def table(watch, tokens) -> dict:
 
 
 def lines(test, result, least=0.002):
-    """The table as text; functions with less than the share `least` are added up. Its figures add up as printed."""
-    yield f"{test}: {result['whole_ms']:.4f} ms a token with timers, {result['ms_without_timers']:.4f} without"
-    yield f"{'room':<18}{'function':<38}{'ms a token':>11}{'calls':>9}{'share':>7}{'room: ms':>12}{'share':>7}"
-    rest = whole = round(result["whole_ms"], 4)
+    """The table as text; functions with less than the share `least` are added up. Its figures add up as
+    printed.
+    """
+    whole, without = result["whole_ms"], result["ms_without_timers"]
+    yield f"{test}: {whole:.4f} ms a token with timers, {without:.4f} without"
+    figures = f"{'ms a token':>11}{'calls':>9}{'share':>7}{'room: ms':>12}{'share':>7}"
+    yield f"{'room':<18}{'function':<38}{figures}"
+    rest = whole = round(whole, 4)
     for room, held in result["rooms"].items():
         few = [name for name, row in held.items() if row["share"] < least]
         shown = {name: row for name, row in held.items() if name not in few}

@@ -22,7 +22,8 @@ def result(bench) -> dict:
     return {
         "model": args.model,
         "options": {
-            key: getattr(args, key) for key in ("p", "n", "r", "weights", "threads", "context", "draft", "batch")
+            key: getattr(args, key)
+            for key in ("p", "n", "r", "weights", "threads", "context", "draft", "batch")
         },
         "prefill_tokens_per_second": prefill["llmcore"]["median"],
         "decode_tokens_per_second": decode["llmcore"]["median"],
@@ -44,7 +45,9 @@ def summary(test) -> dict:
     """One test: each engine's runs, and the median, worst and best of its speed (or of its seconds)."""
     engines = {}
     for engine, runs in test.seconds.items():
-        values = sorted(runs, reverse=True) if test.tokens is None else sorted(test.tokens / run for run in runs)
+        values = (
+            sorted(runs, reverse=True) if test.tokens is None else sorted(test.tokens / run for run in runs)
+        )
         shown = {"median": statistics.median(values), "worst": values[0], "best": values[-1]}
         engines[engine] = shown | {"seconds": runs}
     unit = "s" if test.tokens is None else "tokens/s"
@@ -87,13 +90,20 @@ def machine() -> dict:
         command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
         revision = subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
     python = platform.python_version()
-    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.system(), "python": python, "llmcore": revision}
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "python": python,
+        "llmcore": revision,
+    }
 
 
 def lines(result):
     """The table, and below it the roof, the memory, and the machine."""
     options, roof = result["options"], result["roof"]
-    yield f"{Path(result['model']).name}, weights {options['weights'] or 'auto'}, {options['r']} alternating runs"
+    weights = options["weights"] or "auto"
+    yield f"{Path(result['model']).name}, weights {weights}, {options['r']} alternating runs"
     yield f"{'test':<40}{'engine':<14}{'median':>9}{'worst':>9}{'best':>9}  {'':<10}{'llmcore is':>11}"
     for name, test in result["tests"].items():
         for engine, speed in test["engines"].items():
@@ -104,17 +114,20 @@ def lines(result):
             yield f"{name:<40}{engine:<14}{figures}  {test['unit']:<10}{ratio:>11}{of_base}".rstrip()
             name = ""
     yield (
-        f"roof of prefill: {roof['prefill_share']:.0%} reached; it computes {roof['prefill_gflops']:.0f} GFLOP/s, "
+        f"roof of prefill: {roof['prefill_share']:.0%} reached; "
+        f"it computes {roof['prefill_gflops']:.0f} GFLOP/s, "
         f"one large product {roof['machine_gflops']:.0f}"
     )
     yield (
-        f"roof of decode: {roof['decode_share']:.0%} reached; it reads {roof['held_bytes'] / 1e6:.0f} MB a token at "
+        f"roof of decode: {roof['decode_share']:.0%} reached; "
+        f"it reads {roof['held_bytes'] / 1e6:.0f} MB a token at "
         f"{roof['decode_gb_per_second']:.1f} GB/s, one large array {roof['machine_gb_per_second']:.1f}"
     )
     for engine, memory in result["memory"].items():
         above = ", ".join(f"{gb(n)} for {c} tokens" for c, n in memory.get("above_loaded_bytes", {}).items())
         yield (
-            f"memory of {engine}: peak {gb(memory['peak_bytes'])} (anonymous {gb(memory['peak_anonymous_bytes'])}, "
+            f"memory of {engine}: peak {gb(memory['peak_bytes'])} "
+            f"(anonymous {gb(memory['peak_anonymous_bytes'])}, "
             f"mapped files {gb(memory['peak_file_bytes'])}); {gb(memory['loaded_bytes'])} after load"
             + (f", and above that {above}" if above else "")
         )
@@ -132,7 +145,13 @@ def machine_parts(result):
     blas = " ".join(str(part) for part in held["blas"].values())
     engines = [version for engine, version in result["versions"].items() if engine != "llmcore"]
     ours = f"llmcore {held['llmcore'] or ''}, {result['versions']['llmcore']}".replace(" ,", ",")
-    return [f"{held['cpu']}, {held['cores']} cores", f"Python {held['python']}", ours, f"BLAS {blas}", *engines]
+    return [
+        f"{held['cpu']}, {held['cores']} cores",
+        f"Python {held['python']}",
+        ours,
+        f"BLAS {blas}",
+        *engines,
+    ]
 
 
 COLORS = {"llmcore": "#1f5fa8", "llama.cpp": "#d9822b", "transformers": "#5f8f4e"}
@@ -163,11 +182,15 @@ def bars(axes, name, engines):
         speed = engines[engine]
         spread = [[speed["median"] - speed["worst"]], [speed["best"] - speed["median"]]]
         axes.bar(i, speed["median"], 0.6, color=COLORS[engine], yerr=spread, capsize=3, ecolor="#444444")
-        axes.annotate(f"{speed['median']:.0f}", (i, 0), (0, 6), textcoords="offset points", ha="center", color="white")
+        axes.annotate(
+            f"{speed['median']:.0f}", (i, 0), (0, 6), textcoords="offset points", ha="center", color="white"
+        )
     top, at = engines["roof"]["median"], shown.index("llmcore")
     axes.bar(at, top, 0.72, fill=False, edgecolor="#777777", linestyle="--", linewidth=1)
     roof = f"roof {top:.0f}\n{engines['llmcore']['median'] / top:.0%} reached"
-    axes.annotate(roof, (at, top), (0, 4), textcoords="offset points", ha="center", fontsize=9, color="#555555")
+    axes.annotate(
+        roof, (at, top), (0, 4), textcoords="offset points", ha="center", fontsize=9, color="#555555"
+    )
     axes.set(title=name, ylabel="tokens per second", xticks=range(len(shown)), xticklabels=shown)
     axes.set(xlim=(-0.6, len(shown) - 0.4), ylim=(0, 1.12 * max(top, *(engines[e]["best"] for e in shown))))
     axes.spines[["top", "right"]].set_visible(False)
@@ -180,8 +203,15 @@ def curves(axes, tests, name, contexts):
         speeds |= {c: tests[f"{name} after {c}"]["engines"][engine]["median"] for c in sorted(contexts)}
         axes.plot(*zip(*speeds.items(), strict=True), marker="o", color=COLORS[engine], label=engine)
         for c, speed in speeds.items():
-            axes.annotate(f"{speed:.0f}", (c, speed), (0, 6), textcoords="offset points", ha="center", fontsize=8)
-    axes.set(title="decode against context", xlabel="tokens before", ylabel="tokens per second", xticks=[8, *contexts])
+            axes.annotate(
+                f"{speed:.0f}", (c, speed), (0, 6), textcoords="offset points", ha="center", fontsize=8
+            )
+    axes.set(
+        title="decode against context",
+        xlabel="tokens before",
+        ylabel="tokens per second",
+        xticks=[8, *contexts],
+    )
     axes.set_ylim(bottom=0, top=1.12 * axes.get_ylim()[1])
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,6 +1,7 @@
 """The roof: a model's own matrix products with nothing between them. No engine that uses them can be faster.
 
-The embedding is looked up, never multiplied, and is not part of it; nor are latent attention's small products per head.
+The embedding is looked up, never multiplied, and is not part of it; nor are latent attention's small products
+per head.
 """
 
 from dataclasses import fields, is_dataclass
@@ -12,7 +13,7 @@ from llmcore.linear import Matrix, linear
 
 
 def matrices(weights) -> list[tuple[str, Matrix | list[Matrix]]]:
-    """Every matrix that a token is multiplied by, with its name, in order; the experts of a layer are a list."""
+    """Every matrix that a token is multiplied by, by name, in order; the experts of a layer are a list."""
     return [found for layer in weights.layers for found in _walk("", layer)] + [("output", weights.output)]
 
 
@@ -27,7 +28,8 @@ def _walk(name, value):
 def multiplied(llm, n_rows) -> list[tuple[Matrix, int]]:
     """Each matrix that one pass over n_rows tokens multiplies, and by how many rows.
 
-    The head is multiplied by the last row only. Tokens spread evenly over experts: one token uses experts_used of them.
+    The head is multiplied by the last row only. Tokens spread evenly over experts: one token uses
+    experts_used of them.
     """
     used = next((plan.ffn.used for plan in llm.config.layers if isinstance(plan.ffn, Experts)), None)
     found = []
@@ -43,7 +45,7 @@ def multiplied(llm, n_rows) -> list[tuple[Matrix, int]]:
 
 
 def work(llm) -> dict:
-    """One token's work: multiply-adds in the layers and in the head, and the bytes that hold these matrices."""
+    """One token's work: multiply-adds in the layers and in the head, and the bytes of their matrices."""
     one_row = [matrix for matrix, _ in multiplied(llm, 1)]
     return {
         "layer_weights": sum(matrix.n_in * matrix.n_out for matrix in one_row[:-1]),
@@ -58,7 +60,9 @@ def held_bytes(value) -> int:
         return value.nbytes
     if isinstance(value, list | tuple):
         return sum(map(held_bytes, value))
-    return sum(held_bytes(getattr(value, field.name)) for field in fields(value)) if is_dataclass(value) else 0
+    return (
+        sum(held_bytes(getattr(value, field.name)) for field in fields(value)) if is_dataclass(value) else 0
+    )
 
 
 def products(llm, n_rows) -> list[tuple[np.ndarray, Matrix]]:

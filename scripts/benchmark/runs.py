@@ -10,7 +10,9 @@ from benchmark.process import EngineFailed, Worker, start_seconds
 PEERS = ("llama.cpp", "transformers", "gguf")
 PATIENCE = 10  # seconds an engine may spend on starting or loading before it is not asked again
 SHORT = 8  # tokens of the prompt of decode
-REPEATING = "".join(f"{day}: open from 9 to 5\n" for day in ("Monday", "Tuesday", "Wednesday", "Thursday")) * 4
+REPEATING = (
+    "".join(f"{day}: open from 9 to 5\n" for day in ("Monday", "Tuesday", "Wednesday", "Thursday")) * 4
+)
 
 
 @dataclass
@@ -88,7 +90,7 @@ class Bench:
         return [(first + i % 1000) % self.vocab_size for i in range(n)]
 
     def start_and_load(self) -> None:
-        """Start and load as often as patience lasts; each engine's last worker is the one that all tests use."""
+        """Start and load as often as patience lasts; all tests use each engine's last worker."""
         where = self.args.model, self.options
 
         def load(engine):
@@ -96,7 +98,9 @@ class Bench:
             return self.workers[engine].load_seconds
 
         for _ in range(self.args.r):
-            self.turn("start", None, lambda e: start_seconds(e, self.pythons[e], *where), self.patient("start"))
+            self.turn(
+                "start", None, lambda e: start_seconds(e, self.pythons[e], *where), self.patient("start")
+            )
         for i in range(self.args.r):
             self.turn("load", None, load, self.patient("load"))
             for engine in self.patient("load") if i < self.args.r - 1 else ():
@@ -109,7 +113,9 @@ class Bench:
         return [e for e in self.pythons if e in ENGINES and sum(spent.get(e, [])) < PATIENCE]
 
     def prefill_and_decode(self) -> None:
-        """Prefill and decode of every engine beside the roof of each, and what the machine gives without a model."""
+        """Prefill and decode of every engine beside the roof of each, and what the machine gives without a
+        model.
+        """
         p, n, ours = self.args.p, self.args.n, self.workers["llmcore"]
         machine = Worker("machine", sys.executable, "", self.options)
         try:
@@ -145,7 +151,12 @@ class Bench:
         name, n = f"{self.decode} after {n_before}", self.args.n
         for worker in self.workers.values():
             worker.memory.reset()
-        self.turn(f"prefill {n_before}", n_before, self.prefilling(self.ids(n_before)), base=f"prefill {self.args.p}")
+        self.turn(
+            f"prefill {n_before}",
+            n_before,
+            self.prefilling(self.ids(n_before)),
+            base=f"prefill {self.args.p}",
+        )
         for _ in range(self.args.r):
             self.turn(name, n, lambda engine: self.workers[engine].seconds("go", n=n), base=self.decode)
         for engine, worker in self.workers.items():

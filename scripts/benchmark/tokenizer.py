@@ -2,12 +2,13 @@
 
     python scripts/benchmark/tokenizer.py MODEL.gguf [--megabytes 1] [--runs 5]
 
-Prints seconds to make the tokenizer, medians of alternating runs over a mixed text, and the time for texts that are
-hard on merges. Each run makes the tokenizer afresh, so that no cache of words is warm.
+Prints seconds to make the tokenizer, medians of alternating runs over a mixed text, and the time for texts
+that are hard on merges. Each run makes the tokenizer afresh, so that no cache of words is warm.
 """
 
 import argparse
 import random
+import re
 import statistics
 import string
 import sysconfig
@@ -26,31 +27,14 @@ def mixed_text(size, seed=0):
     code = "".join(
         path.read_text(encoding="utf-8", errors="replace") for path in rng.sample(library, len(library) // 2)
     )
-    syllables = [
-        "nie",
-        "prze",
-        "wy",
-        "za",
-        "po",
-        "do",
-        "je",
-        "mi",
-        "ło",
-        "wa",
-        "ść",
-        "ą",
-        "czy",
-        "szcz",
-        "rze",
-        "ów",
-        "ny",
-    ]
+    syllables = re.findall(r"\w+", "nie prze wy za po do je mi ło wa ść ą czy szcz rze ów ny")
     words = ["".join(rng.choices(syllables, k=rng.randint(1, 4))) for _ in range(20_000)]
     weights = [1 / rank for rank in range(1, len(words) + 1)]  # Zipf's law
     hanzi = [chr(0x4E00 + i) for i in rng.sample(range(0x51A5), 4000)]
 
     def chinese():
-        return "".join(rng.choices(hanzi, weights[: len(hanzi)], k=rng.randint(5, 20))) + rng.choice("，。！？\n")  # noqa: RUF001
+        end = rng.choice("，。！？\n")  # noqa: RUF001
+        return "".join(rng.choices(hanzi, weights[: len(hanzi)], k=rng.randint(5, 20))) + end
 
     def polish():
         return " ".join(rng.choices(words, weights, k=rng.randint(3, 12))).capitalize() + rng.choice(
@@ -59,9 +43,8 @@ def mixed_text(size, seed=0):
 
     def numbers():
         emoji = "".join(chr(rng.randrange(0x1F600, 0x1F64F)) for _ in range(rng.randint(1, 3)))
-        return (
-            f"{rng.random() * 10 ** rng.randint(0, 9):.{rng.randint(0, 6)}f} {emoji}{rng.choice(string.punctuation)} "
-        )
+        number = f"{rng.random() * 10 ** rng.randint(0, 9):.{rng.randint(0, 6)}f}"
+        return f"{number} {emoji}{rng.choice(string.punctuation)} "
 
     parts, total, place = [], 0, 0
     while total < size:
@@ -85,7 +68,9 @@ def peer(metadata):
             from llmcore import tokenizer
 
             processor = sentencepiece.SentencePieceProcessor()
-            processor.LoadFromSerializedProto(tokenizer._model_proto(tokenizer._Vocabulary(metadata, "bench")))
+            processor.LoadFromSerializedProto(
+                tokenizer._model_proto(tokenizer._Vocabulary(metadata, "bench"))
+            )
             return "sentencepiece", lambda text: processor.encode(" " + text)
         from tokenizers import Regex, models, normalizers, pre_tokenizers
         from tokenizers import Tokenizer as Peer
@@ -147,7 +132,9 @@ def main():
         ("1,000,000 newlines", "\n" * 1_000_000),
         ("1,000,000 spaces", " " * 1_000_000),
     ):
-        print(f"{name}: {seconds(lambda hard=hard: load_tokenizer(args.model).encode(hard)) - made[-1]:.2f} s")
+        print(
+            f"{name}: {seconds(lambda hard=hard: load_tokenizer(args.model).encode(hard)) - made[-1]:.2f} s"
+        )
 
 
 if __name__ == "__main__":

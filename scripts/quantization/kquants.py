@@ -5,25 +5,28 @@ A block stores small integers; what weights they stand for, llmcore/quants.py sa
     Q4_K    weight = d * scale_g * q - m * min_g    q 0..15     groups of 32    scale_g, min_g 0..63
     Q6_K    weight = d * scale_g * q                q -32..31   groups of 16    scale_g -128..127
 
-d and m are one float16 each for the block. Both searches minimize the plain sum of squared errors, which is what an
-RMS error measures, with two steps that each know the best answer to half of the question, and a rule:
+d and m are one float16 each for the block. Both searches minimize the plain sum of squared errors, which is
+what an RMS error measures, with two steps that each know the best answer to half of the question, and a rule:
 
     rounding        the scales given: the best q is the nearest one
     least squares   q given: the best scale (and minimum) solves one (or two) linear equations
     keeping         whatever was tried, a group or a block keeps it only where its error is smaller
 
-1. Each group alone, its scale a float. Weights are stretched so that the largest gets the largest q; that is a start
-   and not the best: with a slightly smaller range the largest is cut off, and all others gain. So a number of ranges
-   are tried, each followed by least squares.
+1. Each group alone, its scale a float. Weights are stretched so that the largest gets the largest q; that is
+   a start and not the best: with a slightly smaller range the largest is cut off, and all others gain. So a
+   number of ranges are tried, each followed by least squares.
 2. The scales of a block become integers times d: d is the largest scale over the largest integer.
-3. With these: rounding again, then least squares for the scale of each group, and for d (and m) of the block; twice.
+3. With these: rounding again, then least squares for the scale of each group, and for d (and m) of the block;
+   twice.
 
-ggml (make_qkx2_quants, make_qx_quants) does the first two, with errors weighted by |x| or x^2, and ends with a
-rounding. On normal weights the RMS errors here are 1% below its in Q4_K and 6% in Q6_K (tests/record_quantizers.py).
+ggml (make_qkx2_quants, make_qx_quants) does the first two, with errors weighted by |x| or x^2, and ends with
+a rounding. On normal weights the RMS errors here are 1% below its in Q4_K and 6% in Q6_K
+(tests/record_quantizers.py).
 
-Arrays are (weights of a group, groups of a block, blocks): a sum over a group then adds whole rows, which NumPy does
-several times as fast as sums along rows of 32. Meanwhile each block is divided by its largest weight, its "peak", so
-that no square overflows or vanishes. Suffixes: W weights of a group, G groups of a block, B blocks.
+Arrays are (weights of a group, groups of a block, blocks): a sum over a group then adds whole rows, which
+NumPy does several times as fast as sums along rows of 32. Meanwhile each block is divided by its largest
+weight, its "peak", so that no square overflows or vanishes. Suffixes: W weights of a group, G groups of a
+block, B blocks.
 """
 
 import numpy as np
@@ -37,16 +40,18 @@ ROUNDS = 2
 
 
 def quantize(weights: np.ndarray, type: str) -> np.ndarray:
-    """Quantize rows to "Q4_K" or "Q6_K"; float32 (..., row length, a multiple of 256) -> uint8 (..., bytes of a row).
+    """Quantize rows to "Q4_K" or "Q6_K"; float32 (..., row length, a multiple of 256) -> uint8 (..., bytes of
+    a row).
 
-    Weights must be finite. A scale above float16's 65504 becomes infinite: dequantize the result to see. One below
-    3e-8 becomes 0. All is done at once: give it no more than the cache holds.
+    Weights must be finite. A scale above float16's 65504 becomes infinite: dequantize the result to see. One
+    below 3e-8 becomes 0. All is done at once: give it no more than the cache holds.
     """
     blocks = np.asarray(weights, np.float32).reshape(-1, 256)
     peak_B = np.abs(blocks).max(axis=1)
     peak_B[peak_B == 0] = 1
     x_WGB = np.ascontiguousarray((blocks / peak_B[:, None]).reshape(len(blocks), -1, FORMATS[type].group).T)
-    with np.errstate(over="ignore", invalid="ignore"):  # an infinite unit makes errors NaN, and nothing better is kept
+    # An infinite unit makes errors NaN, and nothing better is kept.
+    with np.errstate(over="ignore", invalid="ignore"):
         raw = {"Q4_K": _q4_k, "Q6_K": _q6_k}[type](x_WGB, peak_B)
     return raw.view(np.uint8).reshape(*np.shape(weights)[:-1], -1)
 
@@ -58,7 +63,9 @@ def _q4_k(x_WGB, peak_B):
     m_B, mins_GB = _to_integers(min_GB, 63, peak_B)
     best = _round_with_minimum(x_WGB, d_B, m_B, scales_GB, mins_GB)
     for _ in range(ROUNDS):
-        best, _ = _keep(best, _round_with_minimum(x_WGB, d_B, m_B, *_refit_with_minimum(x_WGB, d_B, m_B, *best)))
+        best, _ = _keep(
+            best, _round_with_minimum(x_WGB, d_B, m_B, *_refit_with_minimum(x_WGB, d_B, m_B, *best))
+        )
         d_new_B, m_new_B = (_half(unit_B, peak_B) for unit_B in _units(x_WGB, *best))
         best, kept_B = _keep(best, _round_with_minimum(x_WGB, d_new_B, m_new_B, *best[2:]), whole=True)
         d_B, m_B = np.where(kept_B, d_new_B, d_B), np.where(kept_B, m_new_B, m_B)
@@ -77,7 +84,8 @@ def _q4_k(x_WGB, peak_B):
 def _fit_with_minimum(x_WGB):
     """Scale and minimum of each group alone, x = scale q - min: (W, G, B) -> two of (G, B), none below 0."""
     low_GB = np.minimum(x_WGB.min(axis=0), 0)  # the format has no minimum above 0
-    # Least squares for y = scale q + shift: on x itself it would lose digits where a group is narrow and far from 0.
+    # Least squares for y = scale q + shift: on x itself it would lose digits where a group is narrow and far
+    # from 0.
     y_WGB = x_WGB - low_GB
     stretch_GB = _over(1, y_WGB.max(axis=0))
     sum_y, sum_yy = y_WGB.sum(axis=0), (y_WGB * y_WGB).sum(axis=0)
@@ -98,20 +106,26 @@ def _fit_with_minimum(x_WGB):
 
 
 def _line(n, sum_q, sum_qq, sum_y, sum_yq):
-    """Least squares for y = scale q + shift over n points, from their sums; a flat line where all q are the same."""
+    """Least squares for y = scale q + shift over n points, from their sums; a flat line where all q are the
+    same.
+    """
     scale = np.maximum(_over(n * sum_yq - sum_q * sum_y, n * sum_qq - sum_q * sum_q), 0)
     return scale, (sum_y - scale * sum_q) / n
 
 
 def _round_with_minimum(x_WGB, d_B, m_B, scales_GB, mins_GB):
-    """The nearest q, all scales given; returns squared errors (G, B), q (W, G, B), and the integer scales again."""
+    """The nearest q, all scales given; returns squared errors (G, B), q (W, G, B), and the integer scales
+    again.
+    """
     scale_GB, min_GB = d_B * scales_GB, m_B * mins_GB
     q_WGB = _nearest((x_WGB + min_GB) * _over(1, scale_GB), 0, 15)
     return _squares(x_WGB + min_GB, scale_GB, q_WGB), q_WGB, scales_GB, mins_GB
 
 
 def _refit_with_minimum(x_WGB, d_B, m_B, _error, q_WGB, _scales, _mins):
-    """Integer scales and minima (G, B) by least squares for each group; the minimum fits the scale once that is one."""
+    """Integer scales and minima (G, B) by least squares for each group; the minimum fits the scale once that
+    is one.
+    """
     sum_x, sum_q = x_WGB.sum(axis=0), q_WGB.sum(axis=0)
     scale, _ = _line(len(x_WGB), sum_q, (q_WGB * q_WGB).sum(axis=0), sum_x, (x_WGB * q_WGB).sum(axis=0))
     scales_GB = _nearest(_over(scale, d_B), 0, 63)
@@ -119,8 +133,13 @@ def _refit_with_minimum(x_WGB, d_B, m_B, _error, q_WGB, _scales, _mins):
 
 
 def _units(x_WGB, _error, q_WGB, scales_GB, mins_GB):
-    """d and m (B,) by least squares over the block: x = d a - m c, where a = scales q and c = mins, all integers."""
-    scales, mins = scales_GB.astype(np.float64), mins_GB.astype(np.float64)  # a few numbers, whose products cancel
+    """d and m (B,) by least squares over the block: x = d a - m c, where a = scales q and c = mins, all
+    integers.
+    """
+    scales, mins = (
+        scales_GB.astype(np.float64),
+        mins_GB.astype(np.float64),
+    )  # a few numbers, whose products cancel
     aa_B = (scales**2 * (q_WGB * q_WGB).sum(axis=0)).sum(axis=0)
     ac_B = (scales * mins * q_WGB.sum(axis=0)).sum(axis=0)
     cc_B = len(x_WGB) * (mins**2).sum(axis=0)
@@ -155,9 +174,10 @@ def _q6_k(x_WGB, peak_B):
 
 
 def _fit(x_WGB):
-    """Scale of each group alone, x = scale q: (W, G, B) -> (G, B). It has the sign that gives the largest weight -32.
+    """Scale of each group alone, x = scale q: (W, G, B) -> (G, B). Its sign gives the largest weight -32.
 
-    For a given q the best scale is sum(x q) / sum(q q), and leaves an error of sum(x x) - sum(x q)^2 / sum(q q).
+    For a given q the best scale is sum(x q) / sum(q q), and leaves an error of sum(x x) - sum(x q)^2 / sum(q
+    q).
     """
     high_GB, low_GB = x_WGB.max(axis=0), x_WGB.min(axis=0)
     stretch_GB = -_over(1, np.where(high_GB > -low_GB, high_GB, low_GB))
@@ -173,14 +193,17 @@ def _fit(x_WGB):
 
 
 def _round(x_WGB, d_B, scales_GB):
-    """The nearest q, all scales given; returns squared errors (G, B), q (W, G, B), and the integer scales again."""
+    """The nearest q, all scales given; returns squared errors (G, B), q (W, G, B), and the integer scales
+    again.
+    """
     scale_GB = d_B * scales_GB
     q_WGB = _nearest(x_WGB * _over(1, scale_GB), -32, 31)
     return _squares(x_WGB, scale_GB, q_WGB), q_WGB, scales_GB
 
 
 def _keep(old, new, whole=False):
-    """Of two tuples that begin with squared errors (G, B), the better for each group, or for each whole block.
+    """Of two tuples that begin with squared errors (G, B), the better for each group, or for each whole
+    block.
 
     Returns that, and where the new one was better.
     """
@@ -189,14 +212,18 @@ def _keep(old, new, whole=False):
 
 
 def _to_integers(scale_GB, largest, peak_B):
-    """Scales as a unit for each block, (B,), times integers (G, B); the scale farthest from 0 becomes `largest`."""
+    """Scales as a unit for each block, (B,), times integers (G, B); the scale farthest from 0 becomes
+    `largest`.
+    """
     at = np.abs(scale_GB).argmax(axis=0)[None]
     unit_B = _half(np.take_along_axis(scale_GB, at, axis=0)[0] / largest, peak_B)
     return unit_B, _nearest(_over(scale_GB, unit_B), min(largest, 0), max(largest, 127 if largest < 0 else 0))
 
 
 def _stored(unit_B, peak_B):
-    """A unit of blocks that were divided by their peak, as the file holds it: a float16, infinite if out of range."""
+    """A unit of blocks that were divided by their peak, as the file holds it: a float16, infinite if out of
+    range.
+    """
     return (unit_B * peak_B).astype(np.float16)
 
 
@@ -214,17 +241,25 @@ def _squares(x_WGB, scale_GB, q_WGB):
 
 
 def _nearest(x, low, high):
-    """Round to the nearest whole number from low to high, in place; they stay floats, which NumPy multiplies faster."""
+    """Round to the nearest whole number from low to high, in place; they stay floats, which NumPy multiplies
+    faster.
+    """
     np.rint(x, out=x)
     return np.clip(x, low, high, out=x)
 
 
 def _over(a, b):
     """a / b, and 0 where b is 0 or so small beside a block's largest weight, 1, that 1 / b could overflow."""
-    return np.divide(a, b, out=np.zeros(np.broadcast_shapes(np.shape(a), b.shape), b.dtype), where=np.abs(b) > 1e-30)
+    return np.divide(
+        a, b, out=np.zeros(np.broadcast_shapes(np.shape(a), b.shape), b.dtype), where=np.abs(b) > 1e-30
+    )
 
 
 def _join(q, bits, run):
-    """Pack fields of `bits` bits, uint8 (B, ...), into bytes (B, weights * bits / 8); the inverse of quants._split."""
+    """Pack fields of `bits` bits, uint8 (B, ...), into bytes (B, weights * bits / 8); the inverse of
+    quants._split.
+    """
     fields = q.reshape(len(q), -1, 8 // bits, run)
-    return np.bitwise_or.reduce(fields << np.arange(0, 8, bits, dtype=np.uint8)[:, None], axis=2).reshape(len(q), -1)
+    return np.bitwise_or.reduce(fields << np.arange(0, 8, bits, dtype=np.uint8)[:, None], axis=2).reshape(
+        len(q), -1
+    )

@@ -17,7 +17,8 @@ def adamw(params, grads, means, squares, step: int, rate: float) -> None:
     v = b2 v + (1 - b2) g^2          and that of its square: how much it varies
     w = w - rate (m' / (sqrt(v') + eps) + decay w),   m' = m / (1 - b1^step), v' = v / (1 - b2^step)
 
-    m' and v' undo that both running means begin at zero. Only matrices decay: a norm's gain has no reason to be small.
+    m' and v' undo that both running means begin at zero. Only matrices decay: a norm's gain has no reason to
+    be small.
     """
     unbias_mean, unbias_square = 1 / (1 - BETA1**step), 1 / (1 - BETA2**step)
     for name, w in params.items():
@@ -30,7 +31,9 @@ def adamw(params, grads, means, squares, step: int, rate: float) -> None:
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Of step 1 ... steps: a straight line up to `peak`, then half a cosine down to a tenth of it. arXiv:1608.03983."""
+    """Of step 1 ... steps: a straight line up to `peak`, then half a cosine down to a tenth of it.
+    arXiv:1608.03983.
+    """
     warm_up = max(1, round(WARM_UP * steps))
     if step <= warm_up:
         return peak * step / warm_up
@@ -39,7 +42,8 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 
 def clip(grads) -> float:
-    """Scale all gradients together, in place, to a length of at most LARGEST_NORM; returns the length they had.
+    """Scale all gradients together, in place, to a length of at most LARGEST_NORM; returns the length they
+    had.
 
     One strange batch then moves the model no further than others. Pascanu et al. 2013, arXiv:1211.5063.
     """

@@ -41,8 +41,9 @@ def model_keys(*, layers, width, heads, kv_heads, ff, context) -> dict:
 def tokenizer_keys(lines: list[str], vocab: int) -> dict:
     """A vocabulary of at most `vocab` tokens learned from lines of text, as the keys that hold it.
 
-    Byte pair encoding (Sennrich et al. 2016, arXiv:1508.07909) joins the most frequent pair again and again; each
-    join's score says when it was. Raises ValueError where there is nothing to learn from or too few tokens are allowed.
+    Byte pair encoding (Sennrich et al. 2016, arXiv:1508.07909) joins the most frequent pair again and again;
+    each join's score says when it was. Raises ValueError where there is nothing to learn from or too few
+    tokens are allowed.
     """
     model = io.BytesIO()
     try:
@@ -65,7 +66,9 @@ def tokenizer_keys(lines: list[str], vocab: int) -> dict:
         )
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"no vocabulary of {vocab} tokens can be made of this text: {reason:.300}") from error
+        raise ValueError(
+            f"no vocabulary of {vocab} tokens can be made of this text: {reason:.300}"
+        ) from error
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     ids = range(len(pieces))
     kind = {UNK_ID: UNKNOWN, BOS_ID: CONTROL, EOS_ID: CONTROL}
@@ -85,7 +88,9 @@ def tokenizer_keys(lines: list[str], vocab: int) -> dict:
 
 
 def shapes(keys: dict) -> dict[str, tuple[int, ...]]:
-    """The tensors of a model and their shapes, (out, in) as the file has them; the output matrix is the embedding."""
+    """The tensors of a model and their shapes, (out, in) as the file has them; the output matrix is the
+    embedding.
+    """
     D, F, V = (keys[f"llama.{name}"] for name in ("embedding_length", "feed_forward_length", "vocab_size"))
     kv_width = D // keys["llama.attention.head_count"] * keys["llama.attention.head_count_kv"]
     in_block = {
@@ -99,16 +104,18 @@ def shapes(keys: dict) -> dict[str, tuple[int, ...]]:
         "ffn_up.weight": (F, D),
         "ffn_down.weight": (D, F),
     }
-    in_blocks = {f"blk.{i}.{name}": shape for i in range(keys["llama.block_count"]) for name, shape in in_block.items()}
+    in_blocks = {
+        f"blk.{i}.{name}": shape for i in range(keys["llama.block_count"]) for name, shape in in_block.items()
+    }
     return {"token_embd.weight": (V, D), **in_blocks, "output_norm.weight": (D,)}
 
 
 def random_start(keys: dict, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """The body before training, float32: gains 1, matrices normal.
 
-    A matrix of n inputs with a spread of 1/sqrt(n) passes numbers on as large as they came. The two that write into the
-    residual stream are smaller by sqrt(2 L), as it sums what 2 L of them write (GPT-2). Small embeddings make all
-    tokens about equally likely, a loss of ln V.
+    A matrix of n inputs with a spread of 1/sqrt(n) passes numbers on as large as they came. The two that
+    write into the residual stream are smaller by sqrt(2 L), as it sums what 2 L of them write (GPT-2). Small
+    embeddings make all tokens about equally likely, a loss of ln V.
     """
     params = {}
     for name, shape in shapes(keys).items():
@@ -124,4 +131,6 @@ def random_start(keys: dict, rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 def write_archive(path: Path, keys: dict, params: dict[str, np.ndarray]) -> None:
     """Write head and body as a GGUF file."""
-    gguf_file.write(path, keys, {name: (array.shape, "F32") for name, array in params.items()}, params.values())
+    gguf_file.write(
+        path, keys, {name: (array.shape, "F32") for name, array in params.items()}, params.values()
+    )

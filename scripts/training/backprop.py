@@ -1,21 +1,25 @@
-"""How a model learns: the loss of a llama model, and its gradient by hand. To be read beside llmcore/model.py.
+"""How a model learns: the loss of a llama model, and its gradient by hand. To be read beside
+llmcore/model.py.
 
-Training asks of every number in the archive: if it grew a little, by how much would the loss grow? That is the
-gradient, and the chain rule finds it for all numbers at once, in one pass from the loss back to the first layer. Each
-function f(x, w) -> y here has a twin f_backward(dy, ...) -> dx, dw. A d before a name means dL/d: dy is the gradient of
-the loss with respect to y, and has y's shape. The twin needs a few values of the way forward: f hands them out, `kept`.
+Training asks of every number in the archive: if it grew a little, by how much would the loss grow? That is
+the gradient, and the chain rule finds it for all numbers at once, in one pass from the loss back to the first
+layer. Each function f(x, w) -> y here has a twin f_backward(dy, ...) -> dx, dw. A d before a name means dL/d:
+dy is the gradient of the loss with respect to y, and has y's shape. The twin needs a few values of the way
+forward: f hands them out, `kept`.
 
 Three rules do most of the work:
-- a value that is used twice collects the sum of both gradients (residual stream, shared heads, tied embedding);
-- y = x W^T gives dx = dy W and dW = dy^T x (a matrix is used by every row, so its gradient is a sum over rows);
+- a value that is used twice collects the sum of both gradients (residual stream, shared heads, tied
+  embedding);
+- y = x W^T gives dx = dy W and dW = dy^T x (a matrix is used by every row, so its gradient is a sum over
+  rows);
 - a function that acts on each number by itself gives dx = dy f'(x).
 
-Parameters are a dict of arrays under GGUF's names and in the file's (out, in) layout: they are the archive's body.
-The arithmetic is in their precision: float32 to train, float64 to check gradients.
+Parameters are a dict of arrays under GGUF's names and in the file's (out, in) layout: they are the archive's
+body. The arithmetic is in their precision: float32 to train, float64 to check gradients.
 
-Shape key: B texts, T places in each, P places that hold a token to predict from (of all texts together), S = T keys,
-D model width, N query heads, K key/value heads, G = N/K, H head width, R = H/2 rotating pairs, F feed-forward width,
-V vocabulary.
+Shape key: B texts, T places in each, P places that hold a token to predict from (of all texts together), S =
+T keys, D model width, N query heads, K key/value heads, G = N/K, H head width, R = H/2 rotating pairs, F
+feed-forward width, V vocabulary.
 """
 
 import numpy as np
@@ -29,7 +33,9 @@ PAD = -1  # fills the texts of a batch up to the longest
 
 
 def loss_and_gradients(params: Params, config: Config, ids_BT: np.ndarray) -> tuple[float, Params]:
-    """The mean of -ln p(token | those before it), and its gradient for every parameter; ids are padded with PAD."""
+    """The mean of -ln p(token | those before it), and its gradient for every parameter; ids are padded with
+    PAD.
+    """
     inputs_P, targets_P, real_BT = split_batch(ids_BT)
     rotations_PR = rotations(config, real_BT)
     x_PD, kept = forward(params, config, inputs_P, real_BT, rotations_PR)
@@ -41,7 +47,8 @@ def loss_and_gradients(params: Params, config: Config, ids_BT: np.ndarray) -> tu
     for i in reversed(range(len(config.layers))):
         dx_PD, layer_grads = block_backward(dx_PD, kept[i], layer(params, i), config, real_BT, rotations_PR)
         grads |= {f"blk.{i}.{name}": grad for name, grad in layer_grads.items()}
-    # x = E[ids]: each use of a row adds to its gradient. E is the output matrix too, whose gradient is there already.
+    # x = E[ids]: each use of a row adds to its gradient. E is the output matrix too, whose gradient is there
+    # already.
     np.add.at(grads["token_embd.weight"], inputs_P, dx_PD)
     return loss, grads
 
@@ -95,7 +102,7 @@ def block(x_PD, w, config, real_BT, rotations_PR):
 
 
 def block_backward(dz_PD, kept, w, config, real_BT, rotations_PR):
-    """z = y + f(y): the gradient goes both ways, through f and past it; that is why deep models learn at all."""
+    """z = y + f(y): the gradient goes both ways, through f and past it; so deep models learn at all."""
     x_PD, kept_by_attention, y_PD, kept_by_ffn = kept
     dg_PD, grads = ffn_backward(dz_PD, kept_by_ffn, w)
     dy_PD, dffn_norm_D = rms_norm_backward(dg_PD, y_PD, w["ffn_norm.weight"], config.norm_eps)
@@ -133,7 +140,9 @@ def attention(h_PD, w, config, real_BT, rotations_PR):
     k_PKH = rope(linear(h_PD, w["attn_k.weight"]).reshape(P, K, -1), rotations_PR)
     v_PKH = linear(h_PD, w["attn_v.weight"]).reshape(P, K, -1)
     q_BKGTH, k_BK1SH, v_BK1SH = (to_heads(x, real_BT, K) for x in (q_PNH, k_PKH, v_PKH))
-    mask_TS = np.triu(np.full((T, T), -np.inf, h_PD.dtype), 1)  # none sees the future; pads are the future of the rest
+    mask_TS = np.triu(
+        np.full((T, T), -np.inf, h_PD.dtype), 1
+    )  # none sees the future; pads are the future of the rest
     probs_BKGTS = softmax(plan.scale * (q_BKGTH @ k_BK1SH.swapaxes(-1, -2)) + mask_TS)
     y_PX = from_heads(probs_BKGTS @ v_BK1SH, real_BT).reshape(P, -1)
     return linear(y_PX, w["attn_output.weight"]), (h_PD, q_BKGTH, k_BK1SH, v_BK1SH, probs_BKGTS, y_PX)
@@ -165,7 +174,9 @@ def attention_backward(da_PD, kept, w, config, real_BT, rotations_PR):
 
 
 def to_heads(x_PMH, real_BT, K):
-    """Rows of all texts -> one table a head and text, zero where a text has ended; (P, M, H) -> (B, K, M/K, T, H)."""
+    """Rows of all texts -> one table a head and text, zero where a text has ended; (P, M, H) -> (B, K, M/K,
+    T, H).
+    """
     M, H = x_PMH.shape[1:]
     x_BTMH = np.zeros((*real_BT.shape, M, H), x_PMH.dtype)
     x_BTMH[real_BT] = x_PMH
@@ -194,7 +205,11 @@ def ffn_backward(df_PD, kept, w):
     dy_PF, dWdown = linear_backward(df_PD, y_PF, w["ffn_down.weight"])
     dg_up_PD, dWup = linear_backward(dy_PF * silu(gate_PF), g_PD, w["ffn_up.weight"])
     dg_gate_PD, dWgate = linear_backward(silu_backward(dy_PF * up_PF, gate_PF), g_PD, w["ffn_gate.weight"])
-    return dg_up_PD + dg_gate_PD, {"ffn_gate.weight": dWgate, "ffn_up.weight": dWup, "ffn_down.weight": dWdown}
+    return dg_up_PD + dg_gate_PD, {
+        "ffn_gate.weight": dWgate,
+        "ffn_up.weight": dWup,
+        "ffn_down.weight": dWdown,
+    }
 
 
 # ---- The small mathematics: forward functions are llmcore.ops' where they work in both precisions

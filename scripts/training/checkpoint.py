@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-# A state is a plain dict: "step"; "params", "means" and "squares", each a dict of arrays (adamw.py); "losses" of all
-# steps so far; "held_out", step -> loss on held-out texts.
+# A state is a plain dict: "step"; "params", "means" and "squares", each a dict of arrays (adamw.py); "losses"
+# of all steps so far; "held_out", step -> loss on held-out texts.
 TABLES = ("params", "means", "squares")
 
 
@@ -32,7 +32,7 @@ def save(path: Path, state: dict, options: dict) -> None:
 
 
 def load(path: Path, options: dict) -> dict | None:
-    """The state at `path`, or None if there is none. Raises ValueError if it is damaged or of other options."""
+    """The state at `path`; None if there is none. Raises ValueError if it is damaged or of other options."""
     try:
         with np.load(path) as file:
             rest, losses = json.loads(str(file["rest"])), file["losses"].tolist()
@@ -44,7 +44,9 @@ def load(path: Path, options: dict) -> dict | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it and the models beside it to train anew") from error
+        raise ValueError(
+            f"{path} is damaged ({error}); delete it and the models beside it to train anew"
+        ) from error
     for name, value in options.items():
         if (before := rest["options"].get(name)) != value:
             raise ValueError(

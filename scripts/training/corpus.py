@@ -1,4 +1,5 @@
-"""What a model is trained on: batches of token ids, drawn anew for each step from the seed and the step's number alone.
+"""What a model is trained on: batches of token ids, drawn anew for each step from the seed and the step's
+number alone.
 
 So training that was interrupted needs no memory of where its random numbers were.
 """
@@ -42,9 +43,10 @@ def sentences(seed: str, count: int) -> list[str]:
 def grammar_corpus(tokenizer, seed: int, batch: int, context: int) -> Corpus:
     """Each text is one sentence between BOS and EOS, and never seen before; one past the context is cut.
 
-    The model predicts every token but BOS. Encoding is a one-to-one function of the sentence, so its tokens have the
-    sentence's entropy, and the best possible loss is that entropy over the expected number of tokens:
-    sum over words of (expected count) (tokens of the word), since BPE joins nothing across spaces, and one for EOS.
+    The model predicts every token but BOS. Encoding is a one-to-one function of the sentence, so its tokens
+    have the sentence's entropy, and the best possible loss is that entropy over the expected number of
+    tokens: sum over words of (expected count) (tokens of the word), since BPE joins nothing across spaces,
+    and one for EOS.
     """
 
     def ids(name, count):
@@ -65,7 +67,9 @@ def text_corpus(tokenizer, text: str, seed: int, batch: int, context: int) -> Co
     ids = np.array(tokenizer.encode(text, add_special=False))
     n_held_out = max(context, int(HELD_OUT_SHARE * len(ids)))
     if len(ids) < n_held_out + context:
-        raise ValueError(f"the text has {len(ids)} tokens, and a context of {context} needs at least {2 * context}")
+        raise ValueError(
+            f"the text has {len(ids)} tokens, and a context of {context} needs at least {2 * context}"
+        )
     training, held_out = ids[:-n_held_out], ids[-n_held_out:]
 
     def windows(ids, starts):
@@ -76,7 +80,9 @@ def text_corpus(tokenizer, text: str, seed: int, batch: int, context: int) -> Co
         return windows(training, rng.integers(0, len(training) - context + 1, batch))
 
     starts = np.arange(0, n_held_out - context + 1, context)[:HELD_OUT_WINDOWS]
-    return Corpus(draw, [windows(held_out, part) for part in np.array_split(starts, -(-len(starts) // 20))], None)
+    return Corpus(
+        draw, [windows(held_out, part) for part in np.array_split(starts, -(-len(starts) // 20))], None
+    )
 
 
 def pad(texts: list[list[int]]) -> np.ndarray:

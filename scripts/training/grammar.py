@@ -1,14 +1,16 @@
-"""A language whose entropy is known: sentences of a small probabilistic grammar, with agreement and recursion.
+"""A language whose entropy is known: sentences of a small probabilistic grammar, with agreement and
+recursion.
 
     python scripts/grammar.py 5 --seed 1
 
-prints five sentences. In a probabilistic context-free grammar each symbol chooses one of its rules, independently of
-everything else. So the entropy of a sentence is the sum over symbols of how often it is used times the entropy of its
-choice (Grenander 1967, Booth & Thompson 1973), a number that no model can predict better than.
+prints five sentences. In a probabilistic context-free grammar each symbol chooses one of its rules,
+independently of everything else. So the entropy of a sentence is the sum over symbols of how often it is used
+times the entropy of its choice (Grenander 1967, Booth & Thompson 1973), a number that no model can predict
+better than.
 
-Entropy of a derivation is entropy of a text only if no text has two derivations. Here one word is always enough to
-know the next rule (the grammar is LL(1), Knuth 1971; a test checks it), hence each sentence has one derivation, and
-`derivation` finds it without ever going back.
+Entropy of a derivation is entropy of a text only if no text has two derivations. Here one word is always
+enough to know the next rule (the grammar is LL(1), Knuth 1971; a test checks it), hence each sentence has one
+derivation, and `derivation` finds it without ever going back.
 """
 
 import argparse
@@ -18,8 +20,9 @@ from collections import Counter
 
 import numpy as np
 
-# SYMBOL: probability rule | probability rule ...; without probabilities all are equally likely. A rule is a row of
-# symbols (upper case) and words, and may be empty. A noun phrase is of ONE or of MANY, and its verb agrees with it.
+# SYMBOL: probability rule | probability rule ...; without probabilities all are equally likely. A rule is a
+# row of symbols (upper case) and words, and may be empty. A noun phrase is of ONE or of MANY, and its verb
+# agrees with it.
 GRAMMAR = """
 S:        0.6 ONE DOES | 0.4 MANY DO
 ONE:      0.8 ONE_DET ONE_BODY | 0.2 NAME
@@ -63,7 +66,9 @@ def read_rules(text: str) -> dict[str, list[tuple[float, tuple[str, ...]]]]:
 
 RULES = read_rules(GRAMMAR)
 START = "S"
-WORDS = sorted({part for options in RULES.values() for _, parts in options for part in parts if part not in RULES})
+WORDS = sorted(
+    {part for options in RULES.values() for _, parts in options for part in parts if part not in RULES}
+)
 
 
 def sample(rng: random.Random) -> str:
@@ -91,7 +96,8 @@ def first_words(parts: tuple[str, ...]) -> set[str]:
     return words if "" not in words else words - {""} | first_words(tuple(rest))
 
 
-# (symbol, next word) -> the rule to take; under "" the rule that can be empty, which is taken where no other fits.
+# (symbol, next word) -> the rule to take; under "" the rule that can be empty, which is taken where no other
+# fits.
 TABLE = {
     (symbol, word): (p, parts)
     for symbol, options in RULES.items()
@@ -101,7 +107,9 @@ TABLE = {
 
 
 def derivation(text: str) -> list[float] | None:
-    """The probabilities of the rules that make up a sentence, in order; None if it is not one of the grammar's."""
+    """The probabilities of the rules that make up a sentence, in order; None if it is not one of the
+    grammar's.
+    """
     probabilities, stack = [], [START]
     for word in [*text.split(" "), None]:  # None is the end
         while stack and stack[-1] in RULES:
