@@ -18,7 +18,9 @@ ORDER = [
     *("mixers", "ffn", "families", "config", "tensors", "weights", "model"),
     *("sampling", "writing"),
     *("speed/machine", "speed/mapped", "speed/int8", "speed/holding", "speed/filling", "speed/drafting"),
-    *("speed/batching", "chat/template", "chat/prompt", "chat", "llm"),
+    *("speed/batching", "chat/template", "chat/prompt"),
+    *("chat/literals", "chat/tools", "chat/arguments", "chat/calls", "chat/tags", "chat/formats"),
+    *("chat/reasoning", "chat/answer", "chat", "llm"),
     *("chat/session", "cli/inspect", "cli/hub", "cli/options", "cli/report", "cli/command", "cli/chat"),
     *("chat/__main__", "generate", "__main__"),
 ]

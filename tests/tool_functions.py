@@ -1,4 +1,4 @@
-"""Functions that tools are made of; tests/data/tool_schemas.json has what transformers makes of them."""
+"""Functions as tools. data/tool_schemas.json has what transformers makes of them (record_tools.py)."""
 
 from enum import Enum
 from typing import Any, Literal, Optional, Union

@@ -2,8 +2,8 @@
 
 >>> kinds_of_schema({"anyOf": [{"type": "integer"}, {"type": "null"}]}) == {"integer", "null"}
 True
->>> value_in({"integer", "null"}, "null"), value_in({"string", "null"}, "12 Main St"), value_in({"string"}, "7")
-(None, '12 Main St', '7')
+>>> value_in({"string", "null"}, "null"), value_in({"string", "null"}, "1 Main St"), value_in({"string"}, "7")
+(None, '1 Main St', '7')
 """
 
 import json
@@ -25,7 +25,7 @@ class Types:
 
     def __init__(self, tools: Iterable[Callable | dict] | None):
         functions = [function_of(schema) for schema in tools_for(tools) or ()]
-        schemas = {function["name"]: function.get("parameters") for function in functions}
+        schemas = {function["name"]: function.get("parameters") for function in functions if function}
         self.parameters = {
             name: schema if isinstance(schema, dict) else {} for name, schema in schemas.items()
         }

@@ -7,6 +7,7 @@ may be missing.
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -48,7 +49,7 @@ def ahead(pattern: str, text: str, at: int) -> int:
     return found.end() if found else at
 
 
-def objects(opening: str, close: str = ""):
+def objects(opening: str, close: str = "") -> tuple[str, Callable]:
     """The `begin` and `read` of JSON between two markers, which are regular expressions."""
     return opening, partial(read_objects, opening, close)
 

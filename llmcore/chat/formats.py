@@ -136,8 +136,12 @@ TABLE = (
         drop=r"<\|channel>|<channel\|>|<\|tool_response>",
     ),
     Format("solar", ("<|tool_call:begin|>",), r"<\|tool_calls\|>|<\|tool_call:begin\|>", SOLAR, SOLAR_DROP),
-    Format("command", ("<|START_ACTION|>",), *objects(r"<\|START_ACTION\|>", r"<\|END_ACTION\|>"), COHERE),
-    Format("command-r-plus", ("Action:", "tool_name"), *objects(r"Action:\s*```(?:json)?", "```"), COHERE),
+    Format(
+        "command", ("<|START_ACTION|>",), *objects(r"<\|START_ACTION\|>", r"<\|END_ACTION\|>"), drop=COHERE
+    ),
+    Format(
+        "command-r-plus", ("Action:", "tool_name"), *objects(r"Action:\s*```(?:json)?", "```"), drop=COHERE
+    ),
     Format("seed", ("<seed:tool_call>",), SEED.begin, partial(read_tags, SEED, False)),
     Format("function-tags", ("<function=", "<parameter="), QWEN.begin, partial(read_tags, QWEN, False)),
     Format("minicpm", ("<function name=",), MINICPM.begin, partial(read_tags, MINICPM, False)),
@@ -165,7 +169,10 @@ TABLE = (
     Format("tool-calls", ("<tool_calls>",), *objects("<tool_calls>", "</tool_calls>")),
     Format("hermes", ("<tool_call>",), *objects("<tool_call>", "</tool_call>")),
     Format(
-        "granite-3", ("<|tool_call|>",), *objects(r"<\|tool_call\|>", r"<\|/tool_call\|>"), r"</?response>"
+        "granite-3",
+        ("<|tool_call|>",),
+        *objects(r"<\|tool_call\|>", r"<\|/tool_call\|>"),
+        drop=r"</?response>",
     ),
     Format("functools", ("functools",), *objects(r"functools(?=\s*\[)")),
     Format("llama-3", ('"parameters": ',), BARE, read_bare),

@@ -43,7 +43,8 @@ def read_literal(text: str, at: int):
 def read_fields(text: str, at: int, close: str, colon: str, names=()):
     """The fields up to `close`: {key: value} with ":", f(key=value) with "=". `names` are the keys of bare
     values."""
-    fields, names = {}, iter(names)
+    fields: dict = {}
+    names = iter(names)
     while (at := skip_space(text, at)) < len(text):
         if text.startswith(close, at):
             return fields, at + len(close)
@@ -63,7 +64,8 @@ def read_fields(text: str, at: int, close: str, colon: str, names=()):
 
 def skip_space(text: str, at: int) -> int:
     """The first place from `at` on that is not white space."""
-    return SPACE.match(text, at).end()
+    space = SPACE.match(text, at)
+    return space.end() if space else at
 
 
 def _items(text, at, close):

@@ -36,7 +36,8 @@ class Tags:
 def read_tags(tags: Tags, lines: bool, text, at, types):
     """Calls in tags. `lines`: the template puts each value on lines of its own, so a newline at each end is
     markup."""
-    begin, calls = at, []
+    begin = at
+    calls: list[Call] = []
     at = ahead(tags.section, text, at)
     while call := re.compile(rf"\s*(?:{tags.call})").match(text, at):
         name, start = call["name"].strip(), call.start() if calls else begin

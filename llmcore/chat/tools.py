@@ -32,12 +32,12 @@ CHOICES = re.compile(r"\(choices:\s*(.*?)\)\s*$", re.DOTALL | re.IGNORECASE)
 
 
 def tools_for(tools: Iterable[Callable | dict] | None) -> list[dict] | None:
-    """What `render_template` takes as `tools`: a schema for each function, schemas as they are, None for none.
+    """What `render_template` takes as `tools`: schemas of functions, schemas as they are, None for none.
 
     Raises ValueError for what is neither, a function that cannot be described, or two tools of one name.
     """
     schemas = [schema_of(tool) if callable(tool) else _checked(tool) for tool in tools or ()]
-    names = [function_of(schema)["name"] for schema in schemas]
+    names = [schema["function"]["name"] for schema in schemas]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"two tools are called {min(twice)!r}; a model could not tell them apart")
     return schemas or None
@@ -161,4 +161,4 @@ def _checked(schema):
             'a tool is a Python function or a schema like {"type": "function", "function": {"name": "add", '
             f'"description": "Add numbers", "parameters": {{"type": "object", ...}}}}}}, not {schema!r:.80}'
         )
-    return schema if "function" in schema else {"type": "function", "function": schema}
+    return {"type": "function"} | (schema if "function" in schema else {"function": schema})
