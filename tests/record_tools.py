@@ -1,4 +1,4 @@
-"""Record the schemas that transformers makes of the functions in tool_functions.py: tests/data/tool_schemas.json.
+"""Record what transformers makes of the functions in tool_functions.py: tests/data/tool_schemas.json.
 
 PYTHON tests/record_tools.py
 
