@@ -1,8 +1,8 @@
 """What a model wrote -> what it said, what it thought, and the tools it calls.
 
-The scan goes from left to right and asks only for the next marker: inside a thought for its end, outside for a call
-or a thought. Nothing is lost: what looks like a call and is none stays visible in the content, with the reason beside
-it. Only markup disappears.
+The scan goes from left to right and asks only for the next marker: inside a thought for its end, outside for
+a call or a thought. Nothing is lost: what looks like a call and is none stays visible in the content, with
+the reason beside it. Only markup disappears.
 """
 
 import re
@@ -20,12 +20,14 @@ def parse_answer(
 ) -> dict:
     """An answer as {"content": str, "reasoning": str, "tool_calls": [{"name": str, "arguments": dict}, ...]}.
 
-    `template` is the chat template's source, whose markers say in which format the model calls tools and thinks.
-    `tools` are what the model was given, as for `tools_for`: values in tags get the types of their schemas, and a call
-    of anything else stays text. `in_reasoning`: the prompt ended inside an opened thought.
+    `template` is the chat template's source, whose markers say in which format the model calls tools and
+    thinks. `tools` are what the model was given, as for `tools_for`: values in tags get the types of their
+    schemas, and a call of anything else stays text. `in_reasoning`: the prompt ended inside an opened
+    thought.
 
-    What was cut off or broken is no call; it stays in the content as it was written. Then the result has the key
-    "problems", too: the reasons, one line each. Raises ValueError for tools that are none, never for any text.
+    What was cut off or broken is no call; it stays in the content as it was written. Then the result has the
+    key "problems", too: the reasons, one line each. Raises ValueError for tools that are none, never for any
+    text.
     """
     types, form, markers = Types(tools), format_of(template) or Format("none", ()), reasoning_of(template)
     for end in ENDS:
@@ -53,8 +55,8 @@ def _joined(pieces):
 
 
 def _pieces(text, form: Format, markers: Reasoning, types, thinking):
-    """(kind, value) of the parts of an answer: text, thought, call, problem; drop: control tokens; closed: the end of
-    a thought that nothing opened."""
+    """(kind, value) of the parts of an answer: text, thought, call, problem; drop: control tokens; closed:
+    the end of a thought that nothing opened."""
     names = {
         "call": form.begin,
         "open": re.escape(markers.open),
@@ -91,8 +93,8 @@ def _pieces(text, form: Format, markers: Reasoning, types, thinking):
 def _end_of_thought(text, at, form, markers, types):
     """Where the thought ends and where the answer goes on.
 
-    What looks like a call inside a thought is part of it; but if the thought is never closed, or only inside of the
-    call, the call ends it.
+    What looks like a call inside a thought is part of it; but if the thought is never closed, or only inside
+    of the call, the call ends it.
     """
     close = text.find(markers.close, at)
     for found in re.compile(form.begin).finditer(text, at, close if close >= 0 else len(text)):
@@ -106,7 +108,8 @@ def _end_of_thought(text, at, form, markers, types):
 
 
 def _calls(text, found, form, types):
-    """The pieces of what stands where a call may begin, and its end; what is no call of a known tool is text."""
+    """The pieces of what stands where a call may begin, and its end; what is no call of a known tool is
+    text."""
     try:
         calls, end = form.read(text, found.start(), types)
         rest = []
@@ -133,9 +136,11 @@ NOBODY = (None, "assistant", "user", "self", "all")  # receivers that are no too
 
 
 def _messages(text, form, markers, types, thinking):
-    """The pieces of an answer in several messages: <|start|>assistant<|channel|>analysis<|message|>...<|end|>.
+    """The pieces of an answer in several messages:
+    <|start|>assistant<|channel|>analysis<|message|>...<|end|>.
 
-    The header says what a message is: a thought for channel analysis or receiver self, a call for any other receiver.
+    The header says what a message is: a thought for channel analysis or receiver self, a call for any other
+    receiver.
     """
     at = 0
     if thinking and markers:
@@ -163,7 +168,8 @@ def _messages(text, form, markers, types, thinking):
 
 
 def _message_call(text, at, name, types):
-    """The pieces of a message for a tool, whose body is the JSON of its arguments, and where the JSON ends."""
+    """The pieces of a message for a tool, whose body is the JSON of its arguments, and where the JSON
+    ends."""
     begin = skip_space(text, at)
     try:
         value, end = DECODER.raw_decode(text, begin)

@@ -2,8 +2,8 @@
 
 >>> kinds_of_schema({"anyOf": [{"type": "integer"}, {"type": "null"}]}) == {"integer", "null"}
 True
->>> value_in({"string", "null"}, "null"), value_in({"string", "null"}, "123 Main St"), value_in({"string"}, "7")
-(None, '123 Main St', '7')
+>>> value_in({"string", "null"}, "null"), value_in({"string", "null"}, "1 Main St"), value_in({"string"}, "7")
+(None, '1 Main St', '7')
 """
 
 import json
@@ -25,7 +25,10 @@ class Types:
 
     def __init__(self, tools: Iterable[Callable | dict] | None):
         functions = [function_of(schema) for schema in tools_for(tools) or ()]
-        self.parameters = {function["name"]: function.get("parameters") or {} for function in functions}
+        schemas = {function["name"]: function.get("parameters") for function in functions if function}
+        self.parameters = {
+            name: schema if isinstance(schema, dict) else {} for name, schema in schemas.items()
+        }
 
     def knows(self, name: str) -> bool:
         """Whether there is a tool of this name; yes if no tools were given."""
@@ -42,7 +45,8 @@ class Types:
 
 
 def value_in(kinds: set[str], text: str):
-    """The value that `text` writes, if its type is among `kinds`; else the text, and whoever runs the tool may refuse it.
+    """The value that `text` writes, if its type is among `kinds`; else the text, and whoever runs the tool
+    may refuse it.
 
     An empty set allows everything. Where a string is allowed, other values are only what is surely one.
     """
@@ -63,14 +67,20 @@ def kinds_of_schema(schema, root=None, depth=8) -> set[str]:
             found = found.get(step) if isinstance(found, dict) else None
         return kinds_of_schema(found, root, depth - 1)
     named = schema.get("type")
-    kinds = {named} if isinstance(named, str) else {kind for kind in named or () if isinstance(kind, str)}
-    values = schema.get("enum") or ([schema["const"]] if "const" in schema else [])
-    if not kinds and isinstance(values, list):
-        kinds = set().union(*map(_kinds_of, values))
+    kinds = {named} if isinstance(named, str) else {kind for kind in _list(named) if isinstance(kind, str)}
+    if not kinds:
+        kinds = kinds.union(
+            *map(_kinds_of, [schema["const"]] if "const" in schema else _list(schema.get("enum")))
+        )
     for some in ("anyOf", "oneOf", "allOf"):
-        for part in schema.get(some) or ():
+        for part in _list(schema.get(some)):
             kinds |= kinds_of_schema(part, root, depth - 1)
     return kinds | ({"null"} if kinds and schema.get("nullable") else set())
+
+
+def _list(value):
+    """The value if it is a list; a schema that says something else there says nothing."""
+    return value if isinstance(value, list) else []
 
 
 def _value_of(text):

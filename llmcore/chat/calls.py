@@ -1,11 +1,13 @@
 """Readers of calls that are JSON, a name and JSON, or written as Python and Gemma 4 do.
 
-Each `read(text, at, types)` gives the calls that stand at `at` and the end of their markup, or raises NotACall.
-JSON decides where a JSON call ends, so a marker inside of a string is no marker. Closing markers may be missing.
+Each `read(text, at, types)` gives the calls that stand at `at` and the end of their markup, or raises
+NotACall. JSON decides where a JSON call ends, so a marker inside of a string is no marker. Closing markers
+may be missing.
 """
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,7 +26,8 @@ class Call:
 
 
 class NotACall(ValueError):
-    """What stands from `start` to `end` is no call, for the reason given; `calls` are those before it that are sound.
+    """What stands from `start` to `end` is no call, for the reason given; `calls` are those before it that
+    are sound.
 
     Without a reason it does not even look like one: an answer in JSON is no broken call.
     """
@@ -46,7 +49,7 @@ def ahead(pattern: str, text: str, at: int) -> int:
     return found.end() if found else at
 
 
-def objects(opening: str, close: str = ""):
+def objects(opening: str, close: str = "") -> tuple[str, Callable]:
     """The `begin` and `read` of JSON between two markers, which are regular expressions."""
     return opening, partial(read_objects, opening, close)
 

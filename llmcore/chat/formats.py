@@ -1,9 +1,11 @@
 """The table of formats that models write calls in, told apart by what the chat template's own text has.
 
-A template that repeats an earlier call writes it as its model does. So a format is known by its markers, pieces of
-text all of which the template has, and a model's name is never asked for. Sources: the templates themselves (70 of
-them are in tests/data/templates.json.gz), and the models' cards where a template writes no calls.
+A template that repeats an earlier call writes it as its model does. So a format is known by its markers,
+pieces of text all of which the template has, and a model's name is never asked for. Sources: the templates
+themselves (70 of them are in tests/data/templates.json.gz), and the models' cards where a template writes no
+calls.
 """
+# ruff: noqa: RUF001 (DeepSeek's tokens have a wide bar)
 
 import re
 from collections.abc import Callable
@@ -18,8 +20,8 @@ from .tags import NESTED, Tags, read_nested, read_tags
 class Format:
     """A way to write calls: `read(text, at, types)` reads those where the regular expression `begin` matches.
 
-    `drop` matches control tokens that stand around an answer and are no part of it. `messages`: an answer is several
-    messages, each with a header that says for whom it is.
+    `drop` matches control tokens that stand around an answer and are no part of it. `messages`: an answer is
+    several messages, each with a header that says for whom it is.
     """
 
     name: str
@@ -126,10 +128,20 @@ TABLE = (
     Format(
         "kimi-k2", ("<|tool_call_begin|>",), r"<\|tool_calls_section_begin\|>|<\|tool_call_begin\|>", KIMI
     ),
-    Format("gemma-4", ("<|tool_call>",), r"<\|tool_call>", read_gemma, drop=r"<\|channel>|<channel\|>"),
+    Format(
+        "gemma-4",
+        ("<|tool_call>",),
+        r"<\|tool_call>",
+        read_gemma,
+        drop=r"<\|channel>|<channel\|>|<\|tool_response>",
+    ),
     Format("solar", ("<|tool_call:begin|>",), r"<\|tool_calls\|>|<\|tool_call:begin\|>", SOLAR, SOLAR_DROP),
-    Format("command", ("<|START_ACTION|>",), *objects(r"<\|START_ACTION\|>", r"<\|END_ACTION\|>"), COHERE),
-    Format("command-r-plus", ("Action:", "tool_name"), *objects(r"Action:\s*```(?:json)?", "```"), COHERE),
+    Format(
+        "command", ("<|START_ACTION|>",), *objects(r"<\|START_ACTION\|>", r"<\|END_ACTION\|>"), drop=COHERE
+    ),
+    Format(
+        "command-r-plus", ("Action:", "tool_name"), *objects(r"Action:\s*```(?:json)?", "```"), drop=COHERE
+    ),
     Format("seed", ("<seed:tool_call>",), SEED.begin, partial(read_tags, SEED, False)),
     Format("function-tags", ("<function=", "<parameter="), QWEN.begin, partial(read_tags, QWEN, False)),
     Format("minicpm", ("<function name=",), MINICPM.begin, partial(read_tags, MINICPM, False)),
@@ -157,7 +169,10 @@ TABLE = (
     Format("tool-calls", ("<tool_calls>",), *objects("<tool_calls>", "</tool_calls>")),
     Format("hermes", ("<tool_call>",), *objects("<tool_call>", "</tool_call>")),
     Format(
-        "granite-3", ("<|tool_call|>",), *objects(r"<\|tool_call\|>", r"<\|/tool_call\|>"), r"</?response>"
+        "granite-3",
+        ("<|tool_call|>",),
+        *objects(r"<\|tool_call\|>", r"<\|/tool_call\|>"),
+        drop=r"</?response>",
     ),
     Format("functools", ("functools",), *objects(r"functools(?=\s*\[)")),
     Format("llama-3", ('"parameters": ',), BARE, read_bare),
@@ -165,7 +180,7 @@ TABLE = (
 LINES = re.compile(
     r"<parameter=[^>\n]*>(?:\\n|\n)"
 )  # the example of a call has its values on lines of their own
-# Ends of a turn that a template writes; a file that does not mark one as a control token lets it through as text.
+# Ends of a turn; a file that does not mark its own as a control token lets it through as text.
 ENDS = (
     "<|im_end|>",
     "<|role_end|>",

@@ -23,7 +23,8 @@ AFTER_STRING = re.compile(rf"\s*:|[\s)\]}}]*(?:$|<\|tool_call_end|,\s*(?:{NEXT}|
 
 
 def read_literal(text: str, at: int):
-    """The value that begins at `at`, after white space, and where it ends. Raises ValueError if there is none."""
+    """The value that begins at `at`, after white space, and where it ends. Raises ValueError if there is
+    none."""
     at = skip_space(text, at)
     if text.startswith(QUOTES, at):
         return _string(text, at)
@@ -40,8 +41,10 @@ def read_literal(text: str, at: int):
 
 
 def read_fields(text: str, at: int, close: str, colon: str, names=()):
-    """The fields up to `close`: {key: value} with ":", f(key=value) with "=". `names` are the keys of bare values."""
-    fields, names = {}, iter(names)
+    """The fields up to `close`: {key: value} with ":", f(key=value) with "=". `names` are the keys of bare
+    values."""
+    fields: dict = {}
+    names = iter(names)
     while (at := skip_space(text, at)) < len(text):
         if text.startswith(close, at):
             return fields, at + len(close)
@@ -61,7 +64,8 @@ def read_fields(text: str, at: int, close: str, colon: str, names=()):
 
 def skip_space(text: str, at: int) -> int:
     """The first place from `at` on that is not white space."""
-    return SPACE.match(text, at).end()
+    space = SPACE.match(text, at)
+    return space.end() if space else at
 
 
 def _items(text, at, close):
@@ -91,8 +95,8 @@ def _word(text, at):
 
 
 def _string(text, at):
-    """The string at `at` and its end. LFM2's own template writes 'it's' without a backslash: a quote ends a string only
-    where what follows can stand behind one, closing brackets and the next value."""
+    """The string at `at` and its end. LFM2's own template writes 'it's' without a backslash: a quote ends a
+    string only where what follows can stand behind one, closing brackets and the next value."""
     quote = next(quote for quote in QUOTES if text.startswith(quote, at))
     begin = end = at + len(quote)
     while (end := text.find(quote, end)) >= 0:

@@ -1,7 +1,8 @@
 """The markers that models write around a thought, by what their chat template has.
 
-A template never says which markers its model thinks between, but it writes them when it repeats an earlier thought
-or opens a new one. So the template's own text is looked through, and a model's name is never asked for.
+A template never says which markers its model thinks between, but it writes them when it repeats an earlier
+thought or opens a new one. So the template's own text is looked through, and a model's name is never asked
+for.
 """
 
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from dataclasses import dataclass
 class Reasoning:
     """A thought stands between `open` and `close`.
 
-    `anywhere`: the opening marker is a control token, so it opens a thought after text, too. A tag of plain letters
-    such as <think> does so only where nothing else was said before: an answer may speak about tags.
+    `anywhere`: the opening marker is a control token, so it opens a thought after text, too. A tag of plain
+    letters such as <think> does so only where nothing else was said before: an answer may speak about tags.
     """
 
     open: str

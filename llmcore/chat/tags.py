@@ -1,7 +1,7 @@
 """Readers of calls that are written in tags: a value is bare text, so its type comes from the tool's schema.
 
-`read(text, at, types)` as in calls.py. A value may hold its own closing tag: it ends at the first one that is followed
-by what can follow a value.
+`read(text, at, types)` as in calls.py. A value may hold its own closing tag: it ends at the first one that is
+followed by what can follow a value.
 """
 
 import re
@@ -15,8 +15,9 @@ from .calls import Call, NotACall, ahead, past
 class Tags:
     """The tags of a call, all regular expressions.
 
-    `call` has the group "name", `key` the group "key" and may have "kind", where the model itself says the value's
-    type. `section`, which may hold several calls, and `end_section` are empty if there is no outer tag.
+    `call` has the group "name", `key` the group "key" and may have "kind", where the model itself says the
+    value's type. `section`, which may hold several calls, and `end_section` are empty if there is no outer
+    tag.
     """
 
     section: str
@@ -33,8 +34,10 @@ class Tags:
 
 
 def read_tags(tags: Tags, lines: bool, text, at, types):
-    """Calls in tags. `lines`: the template puts each value on lines of its own, so a newline at each end is markup."""
-    begin, calls = at, []
+    """Calls in tags. `lines`: the template puts each value on lines of its own, so a newline at each end is
+    markup."""
+    begin = at
+    calls: list[Call] = []
     at = ahead(tags.section, text, at)
     while call := re.compile(rf"\s*(?:{tags.call})").match(text, at):
         name, start = call["name"].strip(), call.start() if calls else begin
@@ -86,14 +89,16 @@ def _unnamed(pattern):
 
 
 def _without_newlines(raw, lines):
-    """One newline at each end is markup where the template writes it, or where the model wrote it at both ends."""
+    """One newline at each end is markup where the template writes it, or where the model wrote it at both
+    ends."""
     if lines or (len(raw) > 1 and raw[0] == raw[-1] == "\n"):
         return raw.removeprefix("\n").removesuffix("\n")
     return raw
 
 
 def _value(raw, kind, kinds):
-    """`kind`: what the model itself says of the type, string="true" in DeepSeek's and type="string" in Kimi K3's tags."""
+    """`kind`: what the model itself says of the type, string="true" in DeepSeek's and type="string" in Kimi
+    K3's tags."""
     if kind in ("true", "string"):
         return raw
     if kind is not None:
@@ -111,7 +116,8 @@ NESTED = Tags(
 
 
 def read_nested(text, at, types):
-    """MiniMax-M3: an argument's name is its tag; objects and lists are tags in tags, a list's are called "item"."""
+    """MiniMax-M3: an argument's name is its tag; objects and lists are tags in tags, a list's are called
+    "item"."""
     begin, calls = at, []
     at = ahead(NESTED.section, text, at)
     while call := re.compile(rf"\s*{NESTED.call}").match(text, at):

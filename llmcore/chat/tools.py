@@ -1,7 +1,7 @@
 """Tools: Python functions or JSON schemas -> what a chat template gets as `tools`.
 
-A tool is described to a model as a JSON schema. `schema_of` makes one of a function's signature and docstring,
-as transformers' get_json_schema does (utils/chat_template_utils.py):
+A tool is described to a model as a JSON schema. `schema_of` makes one of a function's signature and
+docstring, as transformers' get_json_schema does (utils/chat_template_utils.py):
 
 >>> def add(a: int, b: int = 0):
 ...     '''Add two numbers.
@@ -32,12 +32,12 @@ CHOICES = re.compile(r"\(choices:\s*(.*?)\)\s*$", re.DOTALL | re.IGNORECASE)
 
 
 def tools_for(tools: Iterable[Callable | dict] | None) -> list[dict] | None:
-    """What `render_template` takes as `tools`: a schema for each function; schemas as they are; None for no tools.
+    """What `render_template` takes as `tools`: schemas of functions, schemas as they are, None for none.
 
     Raises ValueError for what is neither, a function that cannot be described, or two tools of one name.
     """
     schemas = [schema_of(tool) if callable(tool) else _checked(tool) for tool in tools or ()]
-    names = [function_of(schema)["name"] for schema in schemas]
+    names = [schema["function"]["name"] for schema in schemas]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"two tools are called {min(twice)!r}; a model could not tell them apart")
     return schemas or None
@@ -46,9 +46,9 @@ def tools_for(tools: Iterable[Callable | dict] | None) -> list[dict] | None:
 def schema_of(function: Callable) -> dict:
     """{"type": "function", "function": {"name", "description", "parameters"}} of a function.
 
-    The types come from the signature; what has a default is not required. The descriptions come from the docstring,
-    in Google's style; "(choices: ["a", "b"])" at the end of one lists the values allowed. Raises ValueError if the
-    docstring, a type or a description is missing, or a type has no counterpart in JSON.
+    The types come from the signature; what has a default is not required. The descriptions come from the
+    docstring, in Google's style; "(choices: ["a", "b"])" at the end of one lists the values allowed. Raises
+    ValueError if the docstring, a type or a description is missing, or a type has no counterpart in JSON.
     """
     name = getattr(function, "__name__", type(function).__name__)
     doc = inspect.getdoc(function)
@@ -85,7 +85,7 @@ def _read_docstring(doc):
     found = list(PARAMETER.finditer(body))
     # Deeper lines continue a description, even if they look like "name: text".
     found = [match for match in found if len(match[1].expandtabs()) == len(found[0][1].expandtabs())]
-    ends = [match.start() for match in found[1:]] + [len(body)]
+    ends = [*(match.start() for match in found[1:]), len(body)][: len(found)]
     arguments = {m[2]: _one_line(body[m.end() : end]) for m, end in zip(found, ends, strict=True)}
     returns = next((bodies[title] for title in ("Returns", "Return") if title in bodies), "")
     return description.strip(), arguments, returns.strip()
@@ -159,6 +159,6 @@ def _checked(schema):
     if function_of(schema) is None:
         raise ValueError(
             'a tool is a Python function or a schema like {"type": "function", "function": {"name": "add", '
-            f'"description": "Add two numbers", "parameters": {{"type": "object", ...}}}}}}, not {schema!r:.80}'
+            f'"description": "Add numbers", "parameters": {{"type": "object", ...}}}}}}, not {schema!r:.80}'
         )
-    return schema if "function" in schema else {"type": "function", "function": schema}
+    return {"type": "function"} | (schema if "function" in schema else {"function": schema})
