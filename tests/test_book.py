@@ -14,7 +14,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "llmcore"
 ORDER = [
     *("errors", "threads", "metadata", "loader", "quants", "splits", "tokenizer", "ops", "rope", "linear", "cache"),
-    *("mixers/attention", "mixers/latent", "mixers/mamba", "mixers/mamba2", "mixers/shortconv", "mixers/side_by_side"),
+    *("mixers/attention", "mixers/latent", "mixers/delta_rule", "mixers/deltanet", "mixers/kda", "mixers/mamba"),
+    *("mixers/mamba2", "mixers/shortconv", "mixers/side_by_side"),
     *("mixers", "ffn", "families", "config", "tensors", "weights", "model"),
     *("sampling", "writing"),
     *("speed/machine", "speed/mapped", "speed/int8", "speed/holding", "speed/filling", "speed/drafting"),
