@@ -19,7 +19,7 @@ ORDER = [
     *("tokenizers/sentencepiece", "tokenizer"),
     *("ops", "rope", "linear", "cache"),
     *("mixers", "mixers/conv", "mixers/attention", "mixers/latent", "mixers/shortconv", "mixers/mamba"),
-    *("mixers/mamba2", "mixers/side_by_side"),
+    *("mixers/mamba2", "mixers/side_by_side", "mixers/delta_rule", "mixers/deltanet", "mixers/kda"),
     *("ffn/dense", "ffn", "ffn/experts", "families", "config", "tensors", "weights", "model"),
     *("sampling", "writing"),
     *("speed/machine", "speed/mapped", "speed/int8", "speed/holding", "speed/filling", "speed/drafting"),
