@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .rope import Rope, rope_table
+from .mixers.rope import Rope, rope_table
 
 ROOM = 256  # rows that a layer has room for at first, and by which a windowed layer's room exceeds its window
 MARKS = 4  # states that `KVCache.keep` holds on to

@@ -16,8 +16,8 @@ from .errors import ModelFileError, UnsupportedModel
 from .families import ARCHITECTURES, Family
 from .metadata import Keys
 from .mixers import kind
-from .mixers.attention import read_norm_eps
-from .rope import Rope
+from .mixers.keys import read_norm_eps
+from .mixers.rope import Rope
 
 MOST_LAYERS = 1000  # twice what llama.cpp allows; bounds what is made before the tensors are looked at
 

@@ -17,9 +17,9 @@ ORDER = [
     *("formats", "formats/simple", "formats/k", "formats/other", "quants"),
     *("tokenizers", "tokenizers/splits", "tokenizers/vocabulary", "tokenizers/bytepairs"),
     *("tokenizers/sentencepiece", "tokenizer"),
-    *("ops", "rope", "linear", "cache"),
-    *("mixers", "mixers/conv", "mixers/attention", "mixers/latent", "mixers/shortconv", "mixers/mamba"),
-    *("mixers/mamba2", "mixers/side_by_side", "mixers/delta_rule", "mixers/deltanet", "mixers/kda"),
+    *("ops", "linear", "mixers", "mixers/rope", "cache"),
+    *("mixers/keys", "mixers/attend", "mixers/attention", "mixers/latent", "mixers/conv", "mixers/shortconv"),
+    *("mixers/mamba", "mixers/mamba2", "mixers/side_by_side", "mixers/delta_rule", "mixers/deltanet", "mixers/kda"),
     *("ffn/dense", "ffn", "ffn/experts", "families", "config", "tensors", "weights", "model"),
     *("sampling", "writing"),
     *("speed/machine", "speed/mapped", "speed/int8", "speed/holding", "speed/filling", "speed/drafting"),
@@ -122,7 +122,8 @@ def test_a_plain_run_loads_the_book_and_what_its_doors_need(llama_path):
     assert wings <= allowed | {"cli/options.py", "cli/command.py", "cli/report.py"}
     assert {name for name in names if "/" in name} - wings == {
         *("formats/__init__.py", "tokenizers/__init__.py", "tokenizers/vocabulary.py"),
-        *("tokenizers/sentencepiece.py", "mixers/__init__.py", "mixers/attention.py"),
+        *("tokenizers/sentencepiece.py", "mixers/__init__.py", "mixers/rope.py"),
+        *("mixers/keys.py", "mixers/attend.py", "mixers/attention.py"),
         *("ffn/__init__.py", "ffn/dense.py"),
     }
     assert lines_of(loaded) <= PLAIN_RUN_LINES

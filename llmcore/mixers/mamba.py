@@ -22,8 +22,8 @@ import numpy as np
 from ..cache import State, Step
 from ..linear import Matrix, linear
 from ..ops import rms_norm, silu
-from .attention import read_norm_eps
 from .conv import causal_conv, softplus
+from .keys import read_norm_eps
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ import numpy as np
 from ..cache import State, Step
 from ..linear import Matrix, linear
 from ..ops import rms_norm, silu
-from .attention import read_norm_eps
 from .conv import causal_conv, softplus
+from .keys import read_norm_eps
 
 CHUNK = 64  # tokens of a matrix: more cost more products within, fewer cost more passes over the state
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..cache import Rows, State, Step
-from ..rope import Rope
 from . import attention, mamba2
+from .rope import Rope
 
 
 @dataclass(frozen=True)

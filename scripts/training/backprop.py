@@ -26,7 +26,7 @@ import numpy as np
 
 from llmcore.config import Config
 from llmcore.ops import log_softmax, rms_norm, sigmoid, silu, softmax, swiglu
-from llmcore.rope import rope_table
+from llmcore.mixers.rope import rope_table
 
 Params = dict[str, np.ndarray]
 PAD = -1  # fills the texts of a batch up to the longest

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .errors import UnsupportedModel
+from ..errors import UnsupportedModel
 
 SCALINGS = ("none", "linear", "yarn", "longrope")  # {arch}.rope.scaling.type; longrope's factors are tensors
 
