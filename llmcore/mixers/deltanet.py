@@ -23,8 +23,8 @@ from ..cache import State, Step
 from ..linear import Matrix, linear
 from ..ops import rms_norm, sigmoid, silu
 from .conv import causal_conv, softplus
-from .keys import read_norm_eps
 from .delta_rule import of_length_1, scan
+from .keys import read_norm_eps
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ import numpy as np
 from ..cache import Rows, Step
 from ..linear import Matrix, linear
 from ..ops import rms_norm
-from .rope import Rope, read_rope, rotate
 from .attend import attend, each_text
 from .keys import read_head_counts, read_norm_eps
+from .rope import Rope, read_rope, rotate
 
 
 @dataclass(frozen=True)
