@@ -9,10 +9,11 @@ Shape key: T new tokens, S rows held + new, K key/value heads, H head width, R r
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 
-from .rope import Rope, rope_table
+from .mixers.rope import Rope, rope_table
 
 ROOM = 256  # rows that a layer has room for at first, and by which a windowed layer's room exceeds its window
 MARKS = 4  # states that `KVCache.keep` holds on to
@@ -112,37 +113,6 @@ class State:
         self.arrays = self._at[length]
 
 
-class RowsAndState:
-    """What a layer keeps that attends and is recurrent as well."""
-
-    def __init__(self, rows: Rows, state: State):
-        """Both, empty; each of them is used as if it were alone."""
-        self._rows, self._state = rows, state
-        self.append, self.read, self.replace = rows.append, state.read, state.replace
-
-    @property
-    def arrays(self) -> list[np.ndarray]:
-        """The arrays of both."""
-        return self._rows.arrays + self._state.arrays
-
-    def commit(self, before: int, after: int) -> None:
-        """The pass that led from the first `before` tokens to `after` is complete."""
-        self._state.commit(before, after)
-
-    def keep(self, length: int) -> None:
-        """Hold on to the state after `length` tokens."""
-        self._state.keep(length)
-
-    def reach(self, length: int) -> int:
-        """How many tokens it can go back to, at most `length`; the rows may have to ask again from there."""
-        return min(self._rows.reach(length), self._state.reach(length))
-
-    def truncate(self, length: int) -> None:
-        """Forget the tokens past `length`, which `reach` has found."""
-        self._rows.truncate(length)
-        self._state.truncate(length)
-
-
 class KVCache:
     """What each layer keeps of one text, and `length`, the number of tokens that all layers have taken in.
 
@@ -150,7 +120,7 @@ class KVCache:
     `commit` counts it once all have, so that an exception in between leaves the cache as it was.
     """
 
-    def __init__(self, layers: Iterable[Rows | State | RowsAndState]):
+    def __init__(self, layers: Iterable[Any]):
         """An empty cache; `mixers.empty_cache` makes the layers of a model."""
         self.length = 0
         self.layers = list(layers)
@@ -216,7 +186,9 @@ class Step:
     rotations: dict[Rope, np.ndarray]  # complex (T, R)
 
 
-def make_step(texts: Sequence[tuple[np.ndarray, KVCache]], ropes: Iterable[Rope], factors_R: np.ndarray | None) -> Step:
+def make_step(
+    texts: Sequence[tuple[np.ndarray, KVCache]], ropes: Iterable[Rope], factors_R: np.ndarray | None
+) -> Step:
     """The step in which each text's new ids (T,) follow what its cache holds; the texts' rows follow one another."""
     stops = accumulate(len(ids) for ids, _ in texts)
 
@@ -226,8 +198,11 @@ def make_step(texts: Sequence[tuple[np.ndarray, KVCache]], ropes: Iterable[Rope]
     return Step(
         ids_T=joined([ids for ids, _ in texts]),
         positions_T=joined([np.arange(cache.length, cache.length + len(ids)) for ids, cache in texts]),
-        texts=[(slice(stop - len(ids), stop), cache) for stop, (ids, cache) in zip(stops, texts, strict=True)],
+        texts=[
+            (slice(stop - len(ids), stop), cache) for stop, (ids, cache) in zip(stops, texts, strict=True)
+        ],
         rotations={
-            rope: joined([cache.rotations(rope, len(ids), factors_R) for ids, cache in texts]) for rope in ropes
+            rope: joined([cache.rotations(rope, len(ids), factors_R) for ids, cache in texts])
+            for rope in ropes
         },
     )

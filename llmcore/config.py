@@ -15,8 +15,9 @@ from . import ffn
 from .errors import ModelFileError, UnsupportedModel
 from .families import ARCHITECTURES, Family
 from .metadata import Keys
-from .mixers.attention import read_norm_eps
-from .rope import Rope
+from .mixers import kind
+from .mixers.keys import read_norm_eps
+from .mixers.rope import Rope
 
 MOST_LAYERS = 1000  # twice what llama.cpp allows; bounds what is made before the tensors are looked at
 
@@ -25,8 +26,8 @@ MOST_LAYERS = 1000  # twice what llama.cpp allows; bounds what is made before th
 class LayerPlan:
     """What one layer is made of; one of its halves may be None."""
 
-    mixer: Any  # the plan of a mixer; its type is a key of mixers.KINDS
-    ffn: ffn.Dense | ffn.Experts | None
+    mixer: Any  # the plan of a mixer, see mixers/
+    ffn: Any  # the plan of a feed-forward, see ffn/
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ class Config:
     context_length: int  # {arch}.context_length: the longest text the model was trained on
     original_context: int  # {arch}.rope.scaling.original_context_length: the one before it was stretched
     vocab_size: int  # {arch}.vocab_size, else the number of tokenizer.ggml.tokens
-    n_spare_layers: int  # {arch}.nextn_predict_layers: at the end, to guess further tokens with; we never run them
+    n_spare_layers: (
+        int  # {arch}.nextn_predict_layers: at the end, to guess further tokens with; we never run them
+    )
     d_model: int  # {arch}.embedding_length
     layers: tuple[LayerPlan, ...]  # {arch}.block_count, less the spare ones
     norm_eps: float  # {arch}.attention.layer_norm_rms_epsilon, or layer_norm_epsilon
@@ -57,12 +60,18 @@ def read_config(metadata: dict, path) -> Config:
     """The `Config` of a file's metadata; `path` is for error messages. Raises ModelFileError and UnsupportedModel."""
     name = metadata.get("general.architecture")
     if not isinstance(name, str):
-        raise ModelFileError(f"{path}: the metadata has no general.architecture, so this file holds no language model")
+        raise ModelFileError(
+            f"{path}: the metadata has no general.architecture, so this file holds no language model"
+        )
     if name not in ARCHITECTURES:
-        raise UnsupportedModel(f"{path}: architecture {name!r} is not supported; we have {', '.join(ARCHITECTURES)}")
+        raise UnsupportedModel(
+            f"{path}: architecture {name!r} is not supported; we have {', '.join(ARCHITECTURES)}"
+        )
     family, keys = ARCHITECTURES[name], Keys(metadata, path, name)
     if not keys.get("attention.causal", bool, True):
-        raise UnsupportedModel(f"{path}: {name}.attention.causal is false: an encoder, not a model that continues text")
+        raise UnsupportedModel(
+            f"{path}: {name}.attention.causal is false: an encoder, not a model that continues text"
+        )
     context_length = keys.get("context_length", int, least=1)
     d_model = keys.get("embedding_length", int, least=1)
     n_layers, n_spare = read_layer_counts(keys)
@@ -78,7 +87,9 @@ def read_config(metadata: dict, path) -> Config:
         layers=tuple(read_layer(keys, family, i) for i in range(n_layers)),
         norm_eps=read_norm_eps(keys, family),
         final_softcap=keys.get("final_logit_softcapping", float, family.final_softcap) or None,
-        embedding_scale=keys.get("embedding_scale", float, math.sqrt(d_model) if family.scale_embeddings else 0.0)
+        embedding_scale=keys.get(
+            "embedding_scale", float, math.sqrt(d_model) if family.scale_embeddings else 0.0
+        )
         or None,
         residual_scale=keys.get("residual_scale", float, 0.0) or None,
         logit_scale=logit_scale**family.logit_power if logit_scale else None,
@@ -96,10 +107,15 @@ def read_layer(keys: Keys, family: Family, i: int) -> LayerPlan:
 
 
 def mixer_of(keys: Keys, family: Family, i: int) -> ModuleType:
-    """The kind of mixer of layer i; a layer without key/value heads is recurrent."""
-    if family.recurrent is None or keys.of_layer("attention.head_count_kv", int, i, 1, least=0) > 0:
-        return family.mixer
-    return family.recurrent
+    """The kind of mixer of layer i. Where a family has two, a key says which layers are recurrent."""
+    if family.recurrent is None:
+        return kind(family.mixer)
+    if family.attention_every is None:
+        recurrent = keys.of_layer("attention.head_count_kv", int, i, 1, least=0) == 0
+    else:
+        n = keys.get("full_attention_interval", int, family.attention_every, least=1)
+        recurrent = keys.of_layer("attention.recurrent_layers", bool, i, (i + 1) % n != 0)
+    return kind(family.recurrent if recurrent else family.mixer)
 
 
 def read_layer_counts(keys: Keys) -> tuple[int, int]:

@@ -5,17 +5,17 @@ other rooms branch on what they find there. Facts: llama.cpp's src/llama-model.c
 """
 
 from dataclasses import dataclass, replace
-from types import ModuleType
-
-from .mixers import attention, latent, mamba, mamba2, side_by_side
 
 
 @dataclass(frozen=True)
 class Family:
     """How the models of one name differ from Llama's, whose values the defaults are."""
 
-    mixer: ModuleType = attention  # what a layer does between tokens, see mixers/
-    recurrent: ModuleType | None = None  # the same of layers without key/value heads
+    mixer: str = "attention"  # what a layer does between tokens: a file in mixers/
+    recurrent: str | None = None  # the same of layers without key/value heads ...
+    attention_every: int | None = None  # ... or of all but every n-th, if no key says which; None: heads say it
+    gated_attention: bool = False  # queries come with a gate of attention's result, see attention.Attention
+    grouped_values: bool = False  # which value heads share a key head, see deltanet.DeltaNet
     one_half: bool = False  # a layer is a mixer or, where it has a feed_forward_length, a feed-forward
     rope_pairs: str | None = "adjacent"  # what rotates together, see rope.Rope; None: no RoPE
     layer_norm: bool = False  # LayerNorm in place of RMS norm ...
@@ -23,6 +23,7 @@ class Family:
     norm_bias: bool = False  # ... with biases
     norms: str = "pre"  # where a block's norms stand: "pre" attention and feed-forward, "post", or "both"
     ffn_norm: str = "ffn_norm"  # the tensor that holds the norm before the feed-forward
+    output_norm: str = "output_norm"  # the tensor that holds the norm after the last layer
     qk_norm: str | None = None  # norm of queries and keys before RoPE, see attention.HeadNorm ...
     qk_norm_from: int = 0  # ... only models of at least so many layers have it
     activation: str = "swiglu"  # a row of ops.ACTIVATIONS
@@ -34,10 +35,12 @@ class Family:
     attention_softcap: float | None = None  # if {arch}.attn_logit_softcapping does not say it
     final_softcap: float | None = None  # if {arch}.final_logit_softcapping does not say it
     logit_power: int = 1  # {arch}.logit_scale multiplies the logits (1) or divides them (-1)
-    d_model_scale_at: int | None = None  # the number of layers at which attention scales by 1/sqrt(d_model / n_heads)
+    d_model_scale_at: int | None = (
+        None  # the number of layers at which attention scales by 1/sqrt(d_model / n_heads)
+    )
     no_rope_every: int | None = None  # every n-th layer has no RoPE
     rope_switch: bool = False  # {arch}.rope.scaling.finetuned false means: no RoPE at all
-    window_pattern: int | None = None  # of so many layers the last sees all, the others a window
+    window_pattern: int | None = None  # of so many layers the last sees all, the others a window; 0: all a window
     window: int | None = None  # how wide it is if {arch}.attention.sliding_window does not say so
     window_rope: str = "same"  # RoPE of windowed layers: the "same", "unscaled", or with a base of its "own"
     gating: str = "softmax"  # of a mixture of experts: a value of ffn.GATINGS
@@ -48,8 +51,18 @@ class Family:
 
 _GEMMA = Family(rope_pairs="halves", activation="geglu", scale_embeddings=True)
 _QWEN = Family(rope_pairs="halves")
+_QWEN_NEXT = replace(
+    _QWEN,
+    recurrent="deltanet",
+    attention_every=4,
+    gated_attention=True,
+    ffn_norm="post_attention_norm",
+    qk_norm="head",
+    shared_gate=True,
+)
+_LFM = Family(recurrent="shortconv", rope_pairs="halves", output_norm="token_embd_norm", qk_norm="head")
 _NEMOTRON = Family(
-    recurrent=mamba2,
+    recurrent="mamba2",
     one_half=True,
     rope_pairs=None,
     either_eps=True,
@@ -73,21 +86,35 @@ ARCHITECTURES = {
         attention_softcap=50.0,
         final_softcap=30.0,
     ),
-    "gemma3": replace(_GEMMA, norms="both", qk_norm="head", window_pattern=6, window_rope="own", d_model_scale_at=62),
+    "gemma3": replace(
+        _GEMMA, norms="both", qk_norm="head", window_pattern=6, window_rope="own", d_model_scale_at=62
+    ),
     "phi3": Family(rope_pairs="halves"),  # its files name a window, which llama.cpp does not use either
-    "gpt2": Family(rope_pairs=None, layer_norm=True, norm_bias=True, activation="gelu", gated=False, positions=True),
-    "deepseek2": Family(latent, renormalize=False),
-    "olmo2": Family(rope_pairs="halves", norms="post", qk_norm="row", window_pattern=4, window_rope="unscaled"),
+    "gpt2": Family(
+        rope_pairs=None, layer_norm=True, norm_bias=True, activation="gelu", gated=False, positions=True
+    ),
+    "deepseek2": Family("latent", renormalize=False),
+    "olmo2": Family(
+        rope_pairs="halves", norms="post", qk_norm="row", window_pattern=4, window_rope="unscaled"
+    ),
     "granite": Family(logit_power=-1, rope_switch=True),
-    "granitehybrid": Family(recurrent=mamba2, logit_power=-1, rope_switch=True, split_experts=False),
-    "falcon-h1": Family(side_by_side, rope_pairs="halves"),
-    "mamba": Family(mamba, one_half=True),
-    "mamba2": Family(mamba2, one_half=True),
+    "granitehybrid": Family(recurrent="mamba2", logit_power=-1, rope_switch=True, split_experts=False),
+    "falcon-h1": Family("side_by_side", rope_pairs="halves"),
+    "mamba": Family("mamba", one_half=True),
+    "mamba2": Family("mamba2", one_half=True),
     "nemotron_h": _NEMOTRON,
     "nemotron_h_moe": replace(_NEMOTRON, gating="sigmoid", renormalize=False),
     "command-r": Family(layer_norm=True, parallel=True, qk_norm="own gain", qk_norm_from=64),
-    "starcoder2": Family(rope_pairs="halves", layer_norm=True, norm_bias=True, activation="gelu", gated=False),
+    "starcoder2": Family(
+        rope_pairs="halves", layer_norm=True, norm_bias=True, activation="gelu", gated=False
+    ),
     "smollm3": Family(no_rope_every=4),
+    "lfm2": replace(_LFM, window_pattern=0),
+    "lfm2moe": replace(_LFM, gating="sigmoid"),
+    "qwen35": _QWEN_NEXT,
+    "qwen35moe": _QWEN_NEXT,
+    "qwen3next": replace(_QWEN_NEXT, grouped_values=True),
+    "kimi-linear": Family("latent", recurrent="kda", rope_pairs=None, gating="sigmoid"),
     "gpt-oss": Family(
         rope_pairs="halves",
         ffn_norm="post_attention_norm",

@@ -30,14 +30,21 @@ def run(args: argparse.Namespace, sampling: Sampling, say: Say) -> int:
     if args.prompts_file is not None:
         from .cli.batch import run_batch  # here, because one prompt needs no company
 
-        return run_batch(args, sampling, say, lambda llm, prompt: encode(args, llm, prompt, lambda text: None), seed)
+        return run_batch(
+            args, sampling, say, lambda llm, prompt: encode(args, llm, prompt, lambda text: None), seed
+        )
     prompt = read_prompt(args)
     llm, load_seconds = open_model(args, say)
     ids = encode(args, llm, prompt, say)
     clock, max_tokens = Clock(), args.max_tokens or llm.context_length
     tokens = clock.watch(
         llm.tokens(
-            ids, max_tokens=max_tokens, sampling=sampling, seed=seed, ignore_eos=args.ignore_eos, draft=args.draft
+            ids,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            seed=seed,
+            ignore_eos=args.ignore_eos,
+            draft=args.draft,
         )
     )
     say_choices(say, llm, sampling.temperature, seed)
@@ -80,11 +87,15 @@ def check(args: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """What the command can be told."""
-    parser = argparse.ArgumentParser("python -m llmcore.generate", description="Continue a text with a GGUF model.")
+    parser = argparse.ArgumentParser(
+        "python -m llmcore.generate", description="Continue a text with a GGUF model."
+    )
     prompt = parser.add_mutually_exclusive_group(required=True)
     prompt.add_argument("--prompt", metavar="P", help="the text to continue; - reads it from standard input")
     prompt.add_argument("--prompt-file", metavar="F", help="a file (UTF-8) with the text to continue")
-    prompt.add_argument("--prompts-file", metavar="F", help="a file (UTF-8) with a text to continue on each line")
+    prompt.add_argument(
+        "--prompts-file", metavar="F", help="a file (UTF-8) with a text to continue on each line"
+    )
     parser.add_argument("--batch", metavar="N", type=count(1), help="prompts of --prompts-file at a time (8)")
     parser.add_argument("--chat", action="store_true", help="answer the prompt, as a user's message")
     parser.add_argument("--ignore-eos", action="store_true", help="go on when the model ends its text")

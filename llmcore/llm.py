@@ -32,7 +32,7 @@ def load(
 
     weights         how matrices are held, one of speed.holding.WEIGHTS
     context_length  tokens of prompt and text together; by default as many as the model was trained on
-    progress        show a bar while weights are expanded, if standard error is a terminal and it takes a second
+    progress        show a bar while weights are expanded, if standard error is a terminal
     threads         how many to compute with, in this process and from now on; by default one a core
 
     Raises ModelFileError and UnsupportedModel, and MemoryError for a model that does not fit.
@@ -44,36 +44,35 @@ def load(
     if not file.tensors:
         raise ModelFileError(f"{file.path}: holds a vocabulary and no tensors; llmcore.load_tokenizer opens it")
     config = read_config(file.metadata, file.path)
-    context_length = _check_context(config, context_length or config.context_length)
+    context_length = _checked_context(config, context_length or config.context_length)
     use_threads(threads)
     keep_freed_memory()
     way, why = choose(file, weights, available_memory())
     arrays, jobs = map_weights(file, config, context_length, way_of(way).empty)
     with filling(jobs, progress):  # while threads expand the weights, the tokenizer is made
         tokenizer = Tokenizer.from_metadata(file.metadata, file.path)
-        if tokenizer.vocab_size != config.vocab_size:
-            raise ModelFileError(
-                f"{file.path}: the tokenizer has {tokenizer.vocab_size} tokens, but the model {config.vocab_size}"
-            )
+        n_tokens, n_rows = tokenizer.vocab_size, config.vocab_size
+        if n_tokens != n_rows:
+            raise ModelFileError(f"{file.path}: the tokenizer has {n_tokens} tokens, but the model {n_rows}")
     return LLM(config, tokenizer, arrays, context_length, why)
 
 
-def _check_context(config, context_length):
+def _checked_context(config, context_length):
     """The same length, if the model can have it; past what it was trained on with a warning."""
-    if context_length > config.context_length:
-        if config.family.positions:
-            raise ValueError(
-                f"context_length is {context_length}, but this model has {config.context_length} positions"
-            )
-        warnings.warn(
-            f"a context of {context_length} tokens is more than the {config.context_length} this model was trained on",
-            stacklevel=3,
-        )
+    trained = config.context_length
+    if context_length > trained and config.family.positions:
+        raise ValueError(f"context_length is {context_length}, but this model has {trained} positions")
+    if context_length > trained:
+        what = f"a context of {context_length} tokens is more than the {trained} this model was trained on"
+        warnings.warn(what, stacklevel=3)
     return context_length
 
 
 def load_tokenizer(path) -> Tokenizer:
-    """The tokenizer of a GGUF file, which may hold a vocabulary alone. Raises ModelFileError, UnsupportedModel."""
+    """The tokenizer of a GGUF file, which may hold a vocabulary alone.
+
+    Raises ModelFileError and UnsupportedModel.
+    """
     file = read_gguf(path)
     return Tokenizer.from_metadata(file.metadata, file.path)
 
@@ -103,27 +102,25 @@ class LLM:
         *,
         max_tokens: int,
         seed: int | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = (),
         ignore_eos: bool = False,
         draft: int | None = None,
         **sampling,
     ) -> Iterator[str]:
         """Continue a prompt (text or token ids); yields the text in pieces, as soon as each is certain.
 
-        max_tokens  the most tokens to write
         seed        the same seed gives the same text
         stop        strings before which the text ends
         ignore_eos  go on when the model ends its text
-        draft       at most so many tokens are guessed ahead where the text repeats itself: the same text, sooner
+        draft       guess at most so many tokens ahead where the text repeats itself: the same text, sooner
         sampling    temperature=0.8, top_k=40 and so on: the fields of `sampling.Sampling`, with its defaults
 
-        Ends at the model's end of text, before a stop string, after max_tokens, or when the context is full, of which it
-        warns. Raises ContextOverflow if the prompt alone is too long, ValueError for a value out of range.
+        Ends at the model's end of text, before a stop string, after max_tokens, or, with a warning, when the
+        context is full. Raises ContextOverflow for a prompt that is too long, ValueError for a value out of range.
         """
-        tokens = self.tokens(
-            prompt, max_tokens=max_tokens, sampling=Sampling(**sampling), seed=seed, ignore_eos=ignore_eos, draft=draft
-        )
-        return decode_tokens(self.tokenizer, _warn_of_full_context(tokens, self.context_length), stop)
+        options = {"max_tokens": max_tokens, "seed": seed, "ignore_eos": ignore_eos, "draft": draft}
+        tokens = self.tokens(prompt, sampling=Sampling(**sampling), **options)
+        return decode_tokens(self.tokenizer, self._warn_of_full_context(tokens), stop)
 
     def generate_batch(
         self,
@@ -132,20 +129,21 @@ class LLM:
         batch: int = 8,
         max_tokens: int,
         seed: int | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = (),
         ignore_eos: bool = False,
         **sampling,
     ) -> Iterator[str]:
         """Continue several prompts, `batch` at a time; yields whole texts in the order of the prompts.
 
-        Each is the text that `generate` gives for the prompt alone (and the same seed), since logits differ by rounding
-        only; together they take a fraction of the time. Raises what `generate` raises, before anything runs.
+        Each is the text that `generate` gives for the prompt alone (and the same seed), since logits differ by
+        rounding only; together they take a fraction of the time. Raises the same, before anything runs.
         """
         options = {"max_tokens": max_tokens, "seed": seed, "stop": stop, "ignore_eos": ignore_eos}
-        return (whole.text for whole in self.texts(prompts, batch=batch, sampling=Sampling(**sampling), **options))
+        texts = self.texts(prompts, batch=batch, sampling=Sampling(**sampling), **options)
+        return (text.text for text in texts)
 
     def chat(self, messages: list[dict], **options) -> Iterator[str]:
-        """Answer a conversation, messages like {"role": "user", "content": "Hello"}; the options are `generate`'s.
+        """Answer a conversation, messages like {"role": "user", "content": "Hello"}; options as of `generate`.
 
         Raises what `generate` raises, and what `chat.encode_chat` does.
         """
@@ -157,32 +155,26 @@ class LLM:
         """What `generate_batch` is made of: each text with the tokens it consists of, and why it ended."""
         from .speed.batching import write_texts  # here, because one text needs no company
 
-        texts = write_texts(self, prompts, batch, stop, options)
-        return _warn_of_full_context(texts, self.context_length)
+        return self._warn_of_full_context(write_texts(self, prompts, batch, stop, options))
 
     def tokens(
         self,
         prompt: str | Sequence[int],
         *,
-        max_tokens: int,
-        sampling: Sampling,
-        seed: int | None,
-        ignore_eos: bool = False,
         draft: int | None = None,
         cache: KVCache | None = None,
+        **options,
     ) -> Iterator[Token]:
-        """What `generate` is made of: each token chosen, with its logits; the last one says why it is the last.
+        """What `generate` is made of: each token chosen, with its logits; `options` are those of `writer`.
 
-        A caller may bring a `cache` that holds the first tokens of the prompt, at most all but the last: only the rest
-        is processed. With drafts it may be ahead of the text afterwards: the caller truncates it before the next use.
+        A caller may bring a `cache` that holds the first tokens of the prompt, at most all but the last: only the
+        rest is processed. With drafts it may be ahead of the text afterwards: truncate it before the next use.
         """
-        options = {"max_tokens": max_tokens, "sampling": sampling, "seed": seed, "ignore_eos": ignore_eos}
         writer = self.writer(prompt, **options)
         cache = self.empty_cache() if cache is None else cache
         if cache.length >= writer.n_prompt:
-            raise ValueError(
-                f"the cache holds {cache.length} tokens, which leaves none of the {writer.n_prompt} to process"
-            )
+            n, n_prompt = cache.length, writer.n_prompt
+            raise ValueError(f"the cache holds {n} tokens, which leaves none of the {n_prompt} to process")
         guesser = no_guess
         if draft is not None:
             from .speed.drafting import Lookup  # here, because a text without drafts needs none
@@ -190,35 +182,33 @@ class LLM:
             guesser = Lookup(draft)
         return write(self.weights, self.config, writer, cache, guesser)
 
+    def writer(
+        self, prompt: str | Sequence[int], *, max_tokens: int, sampling: Sampling, seed=None, ignore_eos=False
+    ) -> Writer:
+        """The writer of one text. Raises ContextOverflow, and ValueError for a value out of range."""
+        ids = self._checked(self.encode_prompt(prompt) if isinstance(prompt, str) else prompt).tolist()
+        end_ids = () if ignore_eos else self.tokenizer.eog_ids
+        limits = {"max_tokens": max_tokens, "context_length": self.context_length, "end_ids": end_ids}
+        return Writer(ids, sampling, seed, **limits)
+
     def empty_cache(self) -> KVCache:
         """A cache for one text."""
         return empty_cache(self.config)
 
     def encode_prompt(self, text: str) -> list[int]:
-        """The ids of a prompt, control tokens written out in it included; one BOS, even if the text brings its own."""
+        """The ids of a prompt, control tokens written out in it included; one BOS, even if it brings its own."""
         ids = self.tokenizer.encode(text, add_special=True, parse_special=True)
         return ids[1:] if ids[:2] == [self.tokenizer.bos_id] * 2 else ids
 
-    def writer(
-        self, prompt: str | Sequence[int], *, max_tokens: int, sampling: Sampling, seed: int | None, ignore_eos=False
-    ) -> Writer:
-        """The writer of one text. Raises ContextOverflow, and ValueError for a value out of range."""
-        ids_T = self._checked(self.encode_prompt(prompt) if isinstance(prompt, str) else prompt)
-        end_ids = () if ignore_eos else self.tokenizer.eog_ids
-        return Writer(
-            ids_T.tolist(), sampling, seed, max_tokens=max_tokens, context_length=self.context_length, end_ids=end_ids
-        )
-
     def _checked(self, ids):
         """The ids as an array, if each is a token and all fit into the context."""
-        ids_T = np.asarray(ids)
+        ids_T, n_vocab = np.asarray(ids), self.config.vocab_size
         if ids_T.size == 0:
             raise ValueError("the prompt is empty: a model continues a text, so give it at least one token")
         if ids_T.ndim != 1 or ids_T.dtype.kind not in "iu":
-            raise ValueError(f"token ids must be a list of whole numbers, not {ids_T.ndim}-dimensional {ids_T.dtype}")
-        if ids_T.min() < 0 or ids_T.max() >= self.config.vocab_size:
-            wrong = ids_T[(ids_T < 0) | (ids_T >= self.config.vocab_size)][0]
-            raise ValueError(f"token id {wrong} is not in the vocabulary of {self.config.vocab_size} tokens")
+            raise ValueError(f"token ids must be a list of whole numbers, not {ids_T.ndim}-dim. {ids_T.dtype}")
+        if len(wrong := ids_T[(ids_T < 0) | (ids_T >= n_vocab)]):
+            raise ValueError(f"token id {wrong[0]} is not in the vocabulary of {n_vocab} tokens")
         if len(ids_T) > self.context_length:
             raise ContextOverflow(
                 f"the prompt has {len(ids_T)} tokens and the context holds {self.context_length}; "
@@ -226,10 +216,10 @@ class LLM:
             )
         return ids_T
 
-
-def _warn_of_full_context(tokens, context_length):
-    """The same tokens, or whole texts; warns of one that ends because the context is full."""
-    for token in tokens:
-        yield token
-        if token.end == CONTEXT_FULL:
-            warnings.warn(f"the text ends here because the context of {context_length} tokens is full", stacklevel=2)
+    def _warn_of_full_context(self, tokens):
+        """The same tokens, or whole texts; warns of one that ends because the context is full."""
+        for token in tokens:
+            yield token
+            if token.end == CONTEXT_FULL:
+                what = f"the text ends here because the context of {self.context_length} tokens is full"
+                warnings.warn(what, stacklevel=2)

@@ -12,7 +12,7 @@ from . import ffn
 from .cache import KVCache, Rows, Step, make_step
 from .config import Config, LayerPlan
 from .linear import linear, look_up
-from .mixers import KINDS
+from .mixers import kind_of
 from .ops import layer_norm, rms_norm, softcap
 from .threads import across_rows
 from .weights import Layer, Norm, Weights
@@ -24,7 +24,7 @@ CHUNK = 512
 def empty_cache(config: Config) -> KVCache:
     """A cache for one text, of what the mixer of each layer keeps."""
     mixers = [plan.mixer for plan in config.layers]
-    return KVCache(Rows() if mixer is None else KINDS[type(mixer)].state(mixer) for mixer in mixers)
+    return KVCache(Rows() if mixer is None else kind_of(mixer).state(mixer) for mixer in mixers)
 
 
 def prefill(weights: Weights, config: Config, ids: Sequence[int], cache: KVCache) -> Iterator[np.ndarray]:
@@ -68,7 +68,7 @@ def block(x_TD: np.ndarray, layer: Layer, plan: LayerPlan, config: Config, step:
     """Layer i: x + mixer(norm(x)), then x + ffn(norm(x)); (T, D) -> (T, D). What a layer lacks is None."""
     if plan.mixer is not None:
         h_TD = norm(x_TD, layer.attn_norm, config)
-        y_TD = KINDS[type(plan.mixer)].run(h_TD, layer.mixer, plan.mixer, step, i)
+        y_TD = kind_of(plan.mixer).run(h_TD, layer.mixer, plan.mixer, step, i)
         x_TD = add(x_TD, norm(y_TD, layer.post_attention_norm, config), config.residual_scale)
     if plan.ffn is None:
         return x_TD

@@ -27,7 +27,11 @@ class Sampling:
     def __post_init__(self):
         for name, sound, want in [
             ("temperature", np.isfinite(self.temperature), "a finite number (0 takes the most likely token)"),
-            ("top_k", self.top_k >= 0 and self.top_k == int(self.top_k), "a whole number, 0 or more (0 is off)"),
+            (
+                "top_k",
+                self.top_k >= 0 and self.top_k == int(self.top_k),
+                "a whole number, 0 or more (0 is off)",
+            ),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1 (1 is off)"),
             ("min_p", 0 <= self.min_p <= 1, "between 0 (off) and 1"),
             ("repeat_penalty", 0 < self.repeat_penalty < np.inf, "above 0 (1 is off)"),
@@ -36,7 +40,9 @@ class Sampling:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be {want}")
 
 
-def sample(logits_V: np.ndarray, recent_ids: Sequence[int], sampling: Sampling, rng: np.random.Generator) -> int:
+def sample(
+    logits_V: np.ndarray, recent_ids: Sequence[int], sampling: Sampling, rng: np.random.Generator
+) -> int:
     """Choose the next token from its logits (V,); `recent_ids` are the tokens before it, for the repeat penalty."""
     if sampling.repeat_penalty != 1:
         logits_V = penalize_repeats(logits_V, recent_ids[-REPEAT_WINDOW:], sampling.repeat_penalty)

@@ -47,11 +47,15 @@ class Tensors:
             )
         if tensor.type not in SUPPORTED:
             known = ", ".join(sorted(SUPPORTED))
-            raise UnsupportedModel(f"{tensor.path}: tensor {name!r} has type {tensor.type}; we can expand {known}")
+            raise UnsupportedModel(
+                f"{tensor.path}: tensor {name!r} has type {tensor.type}; we can expand {known}"
+            )
         self.taken.add(name)
         return replace(tensor, shape=shape, data=tensor.data.reshape(*shape[:-1], -1))
 
-    def vector(self, name: str, *shape: int, optional: bool = False, suffix: str = ".weight") -> np.ndarray | None:
+    def vector(
+        self, name: str, *shape: int, optional: bool = False, suffix: str = ".weight"
+    ) -> np.ndarray | None:
         """A small tensor in float32; None where it is optional and the file has no such."""
         if optional and name + suffix not in self.file.tensors:
             return None
@@ -99,7 +103,9 @@ class Tensors:
         """The tensors (*lead, out, in) that make up a matrix, or one for each expert: one a part, or `whole` alone."""
         n_out, fused = sum(parts.values()), self.file.tensors.get(f"{prefix}{whole}.weight")
         pieces = {whole: n_out} if fused is not None and fused.shape == (*lead, n_out, n_in) else parts
-        return [self.take(f"{prefix}{name}.weight", (*lead, outputs, n_in)) for name, outputs in pieces.items()]
+        return [
+            self.take(f"{prefix}{name}.weight", (*lead, outputs, n_in)) for name, outputs in pieces.items()
+        ]
 
     def _bias(self, prefix, whole, lead, parts):
         """The biases of the parts as one row, zero for a part that has none; None where none has."""
@@ -109,9 +115,13 @@ class Tensors:
             return self.vector(prefix + whole, *lead, n_out, suffix=".bias")
         if not any(name in self.file.tensors for name in names):
             return None
-        rows = [self.vector(prefix + name, *lead, n, optional=True, suffix=".bias") for name, n in parts.items()]
+        rows = [
+            self.vector(prefix + name, *lead, n, optional=True, suffix=".bias") for name, n in parts.items()
+        ]
         zeros = [np.zeros((*lead, n), np.float32) for n in parts.values()]
-        return np.concatenate([zero if row is None else row for row, zero in zip(rows, zeros, strict=True)], axis=-1)
+        return np.concatenate(
+            [zero if row is None else row for row, zero in zip(rows, zeros, strict=True)], axis=-1
+        )
 
     def refuse_unused(self, spare: tuple[str, ...]) -> None:
         """A tensor that nothing reads means that the model is not the one we would compute.

@@ -75,7 +75,9 @@ def each(work: Callable, items: Iterable) -> None:
 
     helpers = []
     try:
-        _Team.set_blas_threads(1)  # two threads that both ask for BLAS's own threads would wait for each other
+        _Team.set_blas_threads(
+            1
+        )  # two threads that both ask for BLAS's own threads would wait for each other
         helpers += [_Team.pool.submit(run) for _ in range(min(_Team.size, len(todo)) - 1)]
         run()
     finally:

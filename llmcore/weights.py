@@ -14,7 +14,7 @@ from . import ffn
 from .config import Config, LayerPlan
 from .linear import Held, Job, Matrix
 from .loader import GGUF, Tensor
-from .mixers import KINDS
+from .mixers import kind_of
 from .tensors import Tensors
 
 
@@ -31,10 +31,10 @@ class Layer:
     """The weights of one block; None for a norm or a half that the layer does not have."""
 
     attn_norm: Norm | None
-    mixer: Any | None  # what the plan's mixer takes
+    mixer: Any  # what the plan's mixer takes
     post_attention_norm: Norm | None
     ffn_norm: Norm | None
-    ffn: ffn.DenseWeights | ffn.ExpertsWeights | None
+    ffn: Any  # what the plan's feed-forward takes
     post_ffw_norm: Norm | None
 
 
@@ -65,10 +65,12 @@ def map_weights(
     has_positions = config.family.positions
     weights = Weights(
         token_embd=tensors.take("token_embd.weight", (V, D)),
-        position_embd=tensors.take("position_embd.weight", (config.context_length, D)) if has_positions else None,
+        position_embd=tensors.take("position_embd.weight", (config.context_length, D))
+        if has_positions
+        else None,
         rope_factors=_rope_factors(tensors, config, context_length),
         layers=tuple(_take_layer(tensors, config, plan, f"blk.{i}.") for i, plan in enumerate(config.layers)),
-        output_norm=_take_norm(tensors, "output_norm", config),
+        output_norm=_take_norm(tensors, config.family.output_norm, config),
         output=tensors.matrix("output" if "output.weight" in file.tensors else "token_embd", D, V),
     )
     n_layers = len(config.layers)
@@ -98,7 +100,7 @@ def _take_layer(tensors, config: Config, plan: LayerPlan, blk: str) -> Layer:
 
     return Layer(
         attn_norm=norm("attn_norm", pre and mixes),
-        mixer=KINDS[type(plan.mixer)].take(tensors, plan.mixer, D, blk) if mixes else None,
+        mixer=kind_of(plan.mixer).take(tensors, plan.mixer, D, blk) if mixes else None,
         post_attention_norm=norm("post_attention_norm", post and mixes),
         ffn_norm=norm(family.ffn_norm, pre and feeds and not family.parallel),
         ffn=ffn.take(tensors, plan.ffn, D, blk) if feeds else None,

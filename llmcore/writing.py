@@ -33,7 +33,9 @@ class Token:
 
     id: int
     logits: np.ndarray  # (V,) as the model gave them, before any filter
-    end: str | None = None  # on the last token: END_OF_TEXT (the token itself says so and has no text), MAX_TOKENS, ...
+    end: str | None = (
+        None  # on the last token: END_OF_TEXT (the token itself says so and has no text), MAX_TOKENS, ...
+    )
 
 
 class Writer:
@@ -53,7 +55,10 @@ class Writer:
         end_ids: Iterable[int],
     ):
         """`end_ids` are the tokens that end the text. Raises ValueError for a number out of range."""
-        max_tokens, seed = whole("max_tokens", max_tokens), seed if seed is None else whole("seed", seed, least=0)
+        max_tokens, seed = (
+            whole("max_tokens", max_tokens),
+            seed if seed is None else whole("seed", seed, least=0),
+        )
         self.ids, self.n_prompt = array("i", prompt_ids), len(prompt_ids)
         self.sampling, self.rng, self.end_ids = sampling, np.random.default_rng(seed), end_ids
         room = context_length - self.n_prompt + 1  # the last token is never read, so it needs no room
@@ -146,12 +151,16 @@ class Splitter:
         """The text that is certain now, cut at the marks: (text, the mark that follows it, None where none does yet)."""
         self._pending += piece
         self._shown += bytes([shown]) * len(piece)
-        while found := [(at + len(mark), at, mark) for mark in self.marks if (at := self._pending.find(mark)) >= 0]:
+        while found := [
+            (at + len(mark), at, mark) for mark in self.marks if (at := self._pending.find(mark)) >= 0
+        ]:
             end, at, mark = min(found)  # the mark that is complete first
             text = self._take(at)
             self._take(end - at)
             yield text, mark
-        if text := self._take(len(self._pending) - max((overlap(self._pending, m) for m in self.marks), default=0)):
+        if text := self._take(
+            len(self._pending) - max((overlap(self._pending, m) for m in self.marks), default=0)
+        ):
             yield text, None
 
     def rest(self) -> str:
@@ -183,7 +192,9 @@ def stop_strings(stop: str | Iterable[str] | None) -> list[str]:
     return stops
 
 
-def decode_tokens(tokenizer: Tokenizer, tokens: Iterable[Token], stop: str | Iterable[str] | None = ()) -> Iterator[str]:
+def decode_tokens(
+    tokenizer: Tokenizer, tokens: Iterable[Token], stop: str | Iterable[str] | None = ()
+) -> Iterator[str]:
     """The text of tokens in pieces, each as soon as it is certain, up to the stop string that is complete first."""
     return _decode(TextDecoder(tokenizer), Splitter(stop_strings(stop)), tokens)
 

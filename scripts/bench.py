@@ -1,16 +1,19 @@
-"""How fast: `python scripts/bench.py --model M` measures llmcore, its roof, and with --peers other engines beside it.
+"""How fast: `python scripts/bench.py --model M` measures llmcore, its roof, and with --peers other engines
+beside it.
 
-Tests, each done -r times, the engines taking turns, since only ratios from one run mean much on a shared machine:
+Tests, each done -r times, the engines taking turns, since only ratios from one run mean much on a shared
+machine:
   start              process start to the first token of text, prompt "Hello" (seconds)
   load               opening the file and making it ready, in a new process each time (seconds)
   prefill P          reading a prompt of -p tokens
   decode N           writing -n tokens, one at a time, after a prompt of 8
-  decode N after C   after C tokens, for each C of --context (read once; the runs follow one another in the same text)
+  decode N after C   after C tokens, for each C of --context (read once; the runs follow in the same text)
   decode N, text that repeats itself   plain, and with drafts (--draft)
   K x decode N       after K prompts of 8 tokens, prompts included: one alone, and --batch K together
-The roof is the model's matrix products alone, with P rows and with one. The peers llama.cpp and transformers are looked
-for in this Python, or in the one that --peers llama.cpp=PYTHON names; the peer gguf reads the file's HEAD with
-gguf.GGUFReader. An engine that has spent 10 seconds on starting or loading does not do it again.
+The roof is the model's matrix products alone, with P rows and with one. The peers llama.cpp and transformers
+are looked for in this Python, or in the one that --peers llama.cpp=PYTHON names; the peer gguf reads the
+file's HEAD with gguf.GGUFReader. An engine that has spent 10 seconds on starting or loading does not do it
+again.
 
 With --profile there are no tests, but a table of where the time of prefill and decode goes.
 """
@@ -22,31 +25,22 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-import bench_report
-from bench_process import EngineFailed, Worker, missing
-from bench_runs import PEERS, Bench
+import command_line
+from benchmark import report
+from benchmark.process import EngineFailed, Worker, missing
+from benchmark.runs import PEERS, Bench
 
-from llmcore.speed.drafting import DRAFT
 from llmcore.cli.options import draft_tokens
+from llmcore.speed.drafting import DRAFT
 from llmcore.speed.holding import WEIGHTS
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+def main() -> None:
+    """Run the command line."""
     parser = _parser()
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
     refuse(parser, args)
-    try:
-        if args.profile:
-            profile(args)
-        else:
-            bench(args)
-    except EngineFailed as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    command_line.run(lambda: (profile if args.profile else bench)(args))
 
 
 def bench(args) -> None:
@@ -57,10 +51,10 @@ def bench(args) -> None:
             if engine != "gguf" and (why := missing(engine, pythons[engine])):
                 run.leave_out(engine, why)
         run.measure()
-    result = bench_report.result(run)
-    print(json.dumps(result, indent=1) if args.json else "\n".join(bench_report.lines(result)))
+    result = report.result(run)
+    print(json.dumps(result, indent=1) if args.json else "\n".join(report.lines(result)))
     if args.plot:
-        bench_report.plot(result, args.plot)
+        report.plot(result, args.plot)
 
 
 def profile(args) -> None:
@@ -74,7 +68,7 @@ def profile(args) -> None:
     if args.json:
         print(json.dumps(tables, indent=1))
         return
-    from bench_profile import lines
+    from benchmark.profiler import lines
 
     print("\n\n".join("\n".join(lines(test, table)) for test, table in tables.items()))
 
@@ -111,13 +105,17 @@ def _peers(text):
     for part in text.split(","):
         name, _, python = part.partition("=")
         if name not in PEERS:
-            raise argparse.ArgumentTypeError(f"{part!r} is not NAME or NAME=PYTHON with one of {', '.join(PEERS)}")
+            raise argparse.ArgumentTypeError(
+                f"{part!r} is not NAME or NAME=PYTHON with one of {', '.join(PEERS)}"
+            )
         found[name] = python or sys.executable
     return found
 
 
 def _parser():
-    parser = argparse.ArgumentParser(prog="bench.py", description="Measure llmcore, its roof, and peers beside it.")
+    parser = argparse.ArgumentParser(
+        prog="bench.py", description="Measure llmcore, its roof, and peers beside it."
+    )
     add = parser.add_argument
     add("--model", required=True, metavar="M", help="a GGUF file")
     add("-p", type=_whole, default=512, metavar="N", help="tokens of the prefill test (%(default)s)")
@@ -126,7 +124,12 @@ def _parser():
     add("--weights", choices=WEIGHTS, help="how llmcore holds weights")
     add("--threads", type=_whole, metavar="N", help="threads of every engine; else one a core")
     add("--context", type=_wholes, default=[], metavar="N,...", help="also decode after N tokens")
-    add("--draft", type=draft_tokens, metavar="lookup[:N]", help=f"also decode with drafts of N tokens ({DRAFT})")
+    add(
+        "--draft",
+        type=draft_tokens,
+        metavar="lookup[:N]",
+        help=f"also decode with drafts of N tokens ({DRAFT})",
+    )
     add("--batch", type=_whole, metavar="N", help="also decode N prompts together")
     add("--peers", type=_peers, default={}, metavar="NAME[=PYTHON],...", help=f"of {', '.join(PEERS)}")
     add("--json", action="store_true", help="print JSON and nothing else")
@@ -136,4 +139,4 @@ def _parser():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

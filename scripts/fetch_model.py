@@ -1,4 +1,6 @@
-"""Get a real model to try llmcore with: `python scripts/fetch_model.py [smollm2|gemma3|hf:...]`, as `llmcore get` does."""
+"""Get a real model to try llmcore with: `python scripts/fetch_model.py [smollm2|gemma3|hf:...]`, as `llmcore
+get` does.
+"""
 
 import sys
 

@@ -10,7 +10,6 @@ import argparse
 import ast
 import math
 import os
-import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +18,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import gguf
+import gguf_file
 import numpy as np
+from command_line import refuse, run
+
+from llmcore.tokenizers.vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN
 
 # Shapes, (out, in) as NumPy has them, in the letters of the README; sizes that only some families have:
 # n_rot the dimensions of a head that rotate; X, Y width of an expert and of the shared expert; C context; W value head
@@ -116,6 +119,9 @@ class Family:
     gains: dict[str, float] = field(default_factory=dict)  # factors of the standard deviation of some weights
 
 
+LITE = (26, 27)  # layers of a deepseek2 that llama.cpp takes for "lite", with queries that have no low rank
+
+
 def _deepseek2_block(o, layer):
     """MLA: keys and values of all heads come from one row of low rank B; n_rot dimensions of the key are shared too."""
     query = {"attn_q_a.weight": "A D", "attn_q_a_norm.weight": "A", "attn_q_b.weight": "N*H A"}
@@ -148,7 +154,7 @@ def _deepseek2_keys(o):
     }
     if o.groups > 1:
         keys |= {"expert_group_count": o.groups, "expert_group_used_count": o.groups_used}
-    if o.layers not in (26, 27):  # llama.cpp takes models of so many layers for "lite" ones and never reads the rank
+    if o.layers not in LITE:
         keys["attention.q_lora_rank"] = "A"
     if o.joined_kv_b:
         return keys | {"attention.head_count_kv": "N", "attention.key_length": "H", "attention.value_length": "W"}
@@ -299,7 +305,7 @@ FAMILIES = {
             "head_width": 24,
             "rope_dims": 8,
             "value_width": 16,
-            "q_lora": 32,
+            "q_lora": None,
             "kv_lora": 32,
             "joined_kv_b": False,
             "dense_layers": 1,
@@ -432,7 +438,7 @@ OPTIONS = {
     "ssm_groups": "groups of those heads",
     "ssm_norm": "a norm at the end of them",
     "conv": "tokens that their convolution covers",
-    "q_lora": "rank of the queries; 0 is a plain attn_q",
+    "q_lora": "rank of the queries; 0 is a plain attn_q (32, but 0 with 26 or 27 layers)",
     "kv_lora": "rank of keys and values",
     "joined_kv_b": "one attn_kv_b, as older files have it, for attn_k_b and attn_v_b",
     "window": "tokens that a windowed layer sees",
@@ -469,25 +475,11 @@ def make(family: str, path: str | os.PathLike, *, force: bool = False, **options
     sizes, row = _sizes(o), FAMILIES[family]
     shapes = {name: _evaluate_shape(shape, sizes) for name, shape in _tensors(o).items()}
     types = {name: _tensor_type(name, shape, o) for name, shape in shapes.items()}
-    part = path.with_name(path.name + ".part")
-    writer = gguf.GGUFWriter(part, row.arch)
-    try:
-        _add_keys(writer, row.arch, _metadata(o, sizes))
-        _add_vocabulary(writer, o.vocab)
-        for name, shape in shapes.items():
-            stored = gguf.GGMLQuantizationType["F32" if o.as_float32 else types[name]]
-            per_block, block_bytes = gguf.GGML_QUANT_SIZES[stored]
-            writer.add_tensor_info(name, shape, np.float32, math.prod(shape) // per_block * block_bytes, stored)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        for name, shape in shapes.items():
-            writer.write_tensor_data(_tensor_data(name, shape, types[name], o))
-        writer.close()
-        os.replace(part, path)
-    finally:
-        writer.close()
-        part.unlink(missing_ok=True)
+    stored = {name: (shape, "F32" if o.as_float32 else types[name]) for name, shape in shapes.items()}
+    arrays = (_tensor_data(name, shape, types[name], o) for name, shape in shapes.items())
+    keys = {"general.architecture": row.arch, "general.name": "random model"}
+    keys |= {f"{row.arch}.{name}": value for name, value in _metadata(o, sizes).items()}
+    gguf_file.write(path, keys | _vocabulary(o.vocab), stored, arrays)
     return shapes
 
 
@@ -516,6 +508,8 @@ def resolve(family: str, options: dict[str, Any]) -> SimpleNamespace:
         o.head_width = o.width // o.heads
     if getattr(o, "rope_dims", None) is None:
         o.rope_dims = o.head_width
+    if getattr(o, "q_lora", 0) is None:
+        o.q_lora = 0 if o.layers in LITE else 32
     if getattr(o, "ssm_inner", 0) is None:
         o.ssm_inner = 2 * o.width
     _check(o)
@@ -524,7 +518,7 @@ def resolve(family: str, options: dict[str, Any]) -> SimpleNamespace:
 
 def _check_numbers(o):
     """Each number must be one, and large enough to mean something."""
-    zero = {"q_lora", "dense_layers", "shared_experts", "seed"} | ({"window"} if o.family == "olmo2" else set())
+    zero = {"q_lora", "dense_layers", "seed"} | ({"window"} if o.family == "olmo2" else set())
     zero |= {"latent"} | ({"experts"} if o.family == "granitehybrid" else set())
     for name, value in vars(o).items():
         if value is None or name in CHOICES or name in ("family", "set") or isinstance(value, bool):
@@ -540,18 +534,26 @@ def _check_numbers(o):
 
 def _check(o):
     """Sizes must fit each other."""
+    if o.heads > o.width:
+        raise ValueError(f"--heads {o.heads} is more than --width {o.width}")
     if o.heads % o.kv_heads:
         raise ValueError(f"--kv-heads {o.kv_heads} does not divide --heads {o.heads}")
     if o.family == "gpt2" and o.kv_heads != o.heads:
         raise ValueError("gpt2 has as many key/value heads as query heads")
     if o.family == "deepseek2" and o.kv_heads != o.heads:
         raise ValueError("deepseek2 has no --kv-heads: all heads share one row of low rank")
+    if o.family == "deepseek2" and o.layers in LITE and o.q_lora:
+        raise ValueError(f"deepseek2 of {o.layers} layers is a lite model to every engine: it must have --q-lora 0")
     if o.family != "gpt2" and (o.rope_dims % 2 or o.rope_dims > o.head_width):
         raise ValueError(f"--rope-dims {o.rope_dims} must be even and at most the head width {o.head_width}")
     if o.family == "deepseek2" and o.rope_dims == o.head_width:
         raise ValueError(f"--rope-dims {o.rope_dims} must leave some of the head width {o.head_width} unrotated")
     if getattr(o, "rope_scaling", None) == "longrope" and o.family not in LONGROPE:
         raise ValueError(f"{o.family} has no longrope; those that have it are {', '.join(LONGROPE)}")
+    if getattr(o, "rope_scaling", None) == "longrope" and getattr(o, "rope_freqs", False):
+        raise ValueError("--rope-freqs and --rope-scaling longrope are two tensors for one purpose; choose one")
+    if (getattr(o, "rope_base", None) or math.inf) <= 1:
+        raise ValueError(f"--rope-base is {o.rope_base}; angles need a base above 1")
     if hasattr(o, "ssm_groups") and (o.ssm_inner % o.ssm_heads or o.ssm_heads % o.ssm_groups):
         heads = f"--ssm-heads {o.ssm_heads} must divide --ssm-inner {o.ssm_inner}"
         raise ValueError(f"{heads} and be a multiple of --ssm-groups {o.ssm_groups}")
@@ -636,29 +638,21 @@ def _metadata(o, sizes) -> dict[str, Any]:
     return {name: value for name, value in (keys | o.set).items() if value is not None}
 
 
-def _add_keys(writer, arch, keys) -> None:
-    writer.add_name("random model")
-    for name, value in keys.items():
-        kind = gguf.GGUFValueType.get_type(value)
-        if kind == gguf.GGUFValueType.INT32:
-            kind = gguf.GGUFValueType.UINT32  # as converters write numbers
-        writer.add_key_value(f"{arch}.{name}", value, kind)
-
-
-def _add_vocabulary(writer, size) -> None:
-    """SentencePiece: three special tokens, 256 bytes, a few pieces; then filling that no text gives."""
+def _vocabulary(size) -> dict[str, Any]:
+    """The keys of SentencePiece: three special tokens, 256 bytes, a few pieces; then filling that no text gives."""
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *PIECES.split()]
     tokens += [f"<filling {i}>" for i in range(len(tokens), size)]
-    normal, unknown, control, byte = 1, 2, 3, 6
-    writer.add_tokenizer_model("llama")
-    writer.add_tokenizer_pre("default")
-    writer.add_token_list(tokens)
-    writer.add_token_scores([0.0] * 259 + [-float(i) for i in range(size - 259)])
-    writer.add_token_types([unknown, control, control] + [byte] * 256 + [normal] * (size - 259))
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
-    writer.add_add_bos_token(True)
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": [0.0] * 259 + [-float(i) for i in range(size - 259)],
+        "tokenizer.ggml.token_type": [UNKNOWN, CONTROL, CONTROL] + [BYTE] * 256 + [NORMAL] * (size - 259),
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 0,
+        "tokenizer.ggml.add_bos_token": True,
+    }
 
 
 def _is_matrix(name, shape) -> bool:
@@ -749,7 +743,7 @@ def _parser() -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
         epilog="The families: " + ", ".join(FAMILIES) + ". Each has its own defaults and only the options it can use.",
     )
-    parser.error = _refuse
+    parser.error = refuse
     parser.add_argument("family", help="which family (below)")
     parser.add_argument("out", help="the file to write")
     for name, meaning in OPTIONS.items():
@@ -768,11 +762,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _refuse(message):
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
-
-
 def _keys_from(pairs: list[str]) -> dict[str, Any]:
     """KEY=VALUE -> {KEY: VALUE}; the value is a Python literal (1, 1.0, True, [1, 2]), anything else is text."""
     keys = {}
@@ -784,23 +773,23 @@ def _keys_from(pairs: list[str]) -> dict[str, Any]:
             keys[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             keys[name] = value
-        if not isinstance(keys[name], bool | int | float | str | list | None) or keys[name] == []:
+        if not isinstance(keys[name], bool | int | float | str | list | None):
             raise ValueError(f"--set {pair!r}: the value must be a number, True, False, None, text or a list of those")
     return keys
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line, write, say what was written."""
     options = vars(_parser().parse_args())
     family, out = options.pop("family"), options.pop("out")
     try:
         options["set"] = _keys_from(options.get("set", []))
         shapes = make(family, out, **options)
     except (ValueError, OSError) as error:
-        _refuse(error)
+        refuse(error)
     weights = sum(math.prod(shape) for shape in shapes.values())
     print(f"wrote {out}: {len(shapes)} tensors, {weights:,} weights, {os.path.getsize(out) / 1e3:,.1f} kB")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

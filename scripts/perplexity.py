@@ -1,41 +1,44 @@
-"""How well a model predicts a text: `python scripts/perplexity.py --model M --text F`, by llama.cpp's protocol.
+"""How well a model predicts a text: `python scripts/perplexity.py --model M --text F`, by llama.cpp's
+protocol.
 
     perplexity = exp(mean of -ln p(token | tokens before it))
 
-- the whole text is tokenized at once, with BOS before it if the model wants one, and cut into chunks of --context
-  tokens; what is left at the end is dropped. The text must have at least two chunks;
+- the whole text is tokenized at once, with BOS before it if the model wants one, and cut into chunks of
+  --context tokens; what is left at the end is dropped. The text must have at least two chunks;
 - in each chunk the first token is replaced by BOS, if the model wants one;
-- the tokens of the second half are scored, from position context / 2 + 1 on: each has half a chunk or more before it.
+- the tokens of the second half are scored, from position context / 2 + 1 on: each has half a chunk or more
+  before it.
 
-The standard error is that of the mean, sqrt(variance / (count - 1)), times the perplexity. As in llama.cpp, one line
-end at the very end of the text is left out, and control tokens written out in the text are text.
+The standard error is that of the mean, sqrt(variance / (count - 1)), times the perplexity. As in llama.cpp,
+one line end at the very end of the text is left out, and control tokens written out in the text are text.
 
---compare BASE tells how far the model is from another with the same vocabulary, such as itself before quantization:
+--compare BASE tells how far the model is from another with the same vocabulary, such as itself before
+quantization:
 
-    KL(base || model) = sum over the vocabulary of p_base (ln p_base - ln p_model), averaged over all scored positions
+    KL(base || model) = sum over the vocabulary of p_base (ln p_base - ln p_model),
+                        averaged over all scored positions
 
-and how often both find the same token the most likely. llama.cpp computes the same (--kl-divergence), from logits of
-the base rounded to 16 bits.
+and how often both find the same token the most likely. llama.cpp computes the same (--kl-divergence), from
+logits of the base rounded to 16 bits.
 
 Source: tools/perplexity/perplexity.cpp of llama.cpp, the figures of which these are.
 """
 
 import argparse
 import math
-import sys
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import command_line
 import numpy as np
 from tqdm import tqdm
 
 import llmcore
-from llmcore.cache import KVCache
+from llmcore.cli.command import decoded
+from llmcore.model import prefill, unembed
 from llmcore.speed.holding import WEIGHTS
 from llmcore.speed.machine import restart_with_threads
-from llmcore.model import prefill, unembed
 
 ROWS = 64  # positions whose logits are in memory at a time: 67 MB for a vocabulary of 262,144
 
@@ -58,7 +61,9 @@ class Mean:
 
 
 def chunks(llm: llmcore.LLM, text: str, context: int) -> tuple[np.ndarray, int]:
-    """The ids of a text as chunks (n, context), and how many ids are left over. ValueError if it has less than two."""
+    """The ids of a text as chunks (n, context), and how many ids are left over. ValueError if it has less
+    than two.
+    """
     ids = llm.tokenizer.encode(text.removesuffix("\n"))
     if len(ids) < 2 * context:
         raise ValueError(
@@ -70,7 +75,9 @@ def chunks(llm: llmcore.LLM, text: str, context: int) -> tuple[np.ndarray, int]:
 
 
 def log_probabilities(llm: llmcore.LLM, ids_T: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """What a model predicts in the second half of a chunk: (next ids (R,), ln p float32 (R, V)), ROWS at a time."""
+    """What a model predicts in the second half of a chunk: (next ids (R,), ln p float32 (R, V)), ROWS at a
+    time.
+    """
     given_T = ids_T.copy()
     if llm.tokenizer.add_bos:
         given_T[0] = llm.tokenizer.bos_id
@@ -122,21 +129,26 @@ def report(columns: np.ndarray, model: str, base: str) -> Iterator[str]:
     ppl, ratio, kl = (Mean.of(values) for values in (columns[1], columns[0] - columns[1], columns[2]))
     same = Mean.of(columns[3])
     yield f"perplexity: {ppl.exp().value:.4f} +/- {ppl.exp().error:.4f}  {base} (base)"
-    yield f"ratio:      {ratio.exp().value:.4f} +/- {ratio.exp().error:.4f}  perplexity of the model / of the base"
+    ratio = ratio.exp()
+    yield f"ratio:      {ratio.value:.4f} +/- {ratio.error:.4f}  perplexity of the model / of the base"
     yield f"KL:         {kl.value:.6f} +/- {kl.error:.6f}  nats, mean KL(base || model)"
     yield f"same top:   {same.value:.2%} +/- {same.error:.2%}  of positions have the same most likely token"
 
 
 def run(args) -> None:
     """Load, score, print. Raises what `llmcore.load` and `chunks` raise."""
-    text = Path(args.text).read_bytes().decode("utf-8")  # line ends as they are
+    text = decoded(args.text, Path(args.text).read_bytes())  # line ends as they are
     models = []
     for path in filter(None, (args.model, args.compare)):
-        llm = llmcore.load(path, weights=args.weights, context_length=args.context, threads=args.threads, progress=True)
+        llm = llmcore.load(
+            path, weights=args.weights, context_length=args.context, threads=args.threads, progress=True
+        )
         models.append(llm)
     if args.compare and models[0].tokenizer.tokens != models[1].tokenizer.tokens:
         sizes = " and ".join(f"{llm.tokenizer.vocab_size:,} tokens" for llm in models)
-        raise ValueError(f"{args.model} and {args.compare} have different vocabularies ({sizes}): nothing to compare")
+        raise ValueError(
+            f"{args.model} and {args.compare} have different vocabularies ({sizes}): nothing to compare"
+        )
     ids_CT, left = chunks(models[0], text, args.context)
     n_all = len(ids_CT)
     ids_CT = ids_CT[: args.chunks]
@@ -160,14 +172,24 @@ def _whole(least):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", required=True, metavar="M", help="model to measure")
     parser.add_argument("--text", required=True, metavar="F", help="text to predict, a file in UTF-8")
-    parser.add_argument("--context", type=_whole(4), default=512, metavar="N", help="tokens of a chunk (%(default)s)")
-    parser.add_argument("--chunks", type=_whole(1), metavar="N", help="stop after so many; else take the whole text")
+    parser.add_argument(
+        "--context", type=_whole(4), default=512, metavar="N", help="tokens of a chunk (%(default)s)"
+    )
+    parser.add_argument(
+        "--chunks", type=_whole(1), metavar="N", help="stop after so many; else take the whole text"
+    )
     parser.add_argument("--compare", metavar="BASE", help="model to compare with: KL(base || model)")
-    parser.add_argument("--weights", choices=WEIGHTS, default="auto", help="how weights are held (%(default)s)")
-    parser.add_argument("--threads", type=_whole(1), metavar="N", help="compute with N threads; else one for each core")
+    parser.add_argument(
+        "--weights", choices=WEIGHTS, default="auto", help="how weights are held (%(default)s)"
+    )
+    parser.add_argument(
+        "--threads", type=_whole(1), metavar="N", help="compute with N threads; else one for each core"
+    )
     return parser
 
 
@@ -176,15 +198,7 @@ def main() -> None:
     args = _parser().parse_args()
     if args.threads is not None:
         restart_with_threads(args.threads)
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-    try:
-        run(args)
-    except (ValueError, OSError, MemoryError) as error:
-        problem = f"{args.text}: not UTF-8: {error}" if isinstance(error, UnicodeDecodeError) else error
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    command_line.run(lambda: run(args))
 
 
 if __name__ == "__main__":

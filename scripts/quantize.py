@@ -1,36 +1,42 @@
-"""Write a model anew with its matrices in another type: `python scripts/quantize.py IN.gguf OUT.gguf --type Q4_K`.
+"""Write a model anew with its matrices in another type: `python scripts/quantize.py IN.gguf OUT.gguf --type
+Q4_K`.
 
-Every matrix gets the type asked for, embedding and output too (llama-quantize calls that --pure). The exceptions:
+Every matrix gets the type asked for, embedding and output too (llama-quantize calls that --pure). The
+exceptions:
 
-- norms, biases and all else that has one dimension, routers and learned positions stay floats, in F32: they are small,
-  and much depends on each of their numbers. llama.cpp leaves the same tensors alone (llama_tensor_allows_quantization);
-- a matrix whose rows do not divide into blocks gets a type of smaller blocks, as llama.cpp does: see FALLBACKS;
+- norms, biases and all else that has one dimension, routers and learned positions stay floats, in F32: they
+  are small, and much depends on each of their numbers. llama.cpp leaves the same tensors alone
+  (llama_tensor_allows_quantization);
+- a matrix whose rows do not divide into blocks gets a type of smaller blocks, as llama.cpp does: see
+  FALLBACKS;
 - a matrix that has the type already is copied.
 
-All metadata is copied, but for general.file_type and general.quantization_version, which say what was done. A split
-model is opened by its first part and written as one file. One matrix at a time is in memory.
+All metadata is copied, but for general.file_type and general.quantization_version, which say what was done. A
+split model is opened by its first part and written as one file. One matrix at a time is in memory.
 """
 
 import argparse
 import math
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import command_line
 import gguf
-import kquants
+import gguf_file
 import numpy as np
 from gguf import quants as gguf_quants
+from gguf_file import n_bytes
+from quantization import kquants
 from tqdm import tqdm
 
 from llmcore.errors import ModelFileError
-from llmcore.loader import GGUF, TENSOR_TYPES, VALUE_TYPES, Tensor, read_gguf
+from llmcore.loader import GGUF, TENSOR_TYPES, Tensor, read_gguf
+from llmcore.quants import FLOATS, dequantize
 from llmcore.speed.machine import use_threads
 from llmcore.threads import each
-from llmcore.quants import FLOATS, dequantize
 
 FILE_TYPES = {
     "Q8_0": "MOSTLY_Q8_0", "Q5_0": "MOSTLY_Q5_0", "Q4_0": "MOSTLY_Q4_0", "Q4_1": "MOSTLY_Q4_1",
@@ -38,9 +44,13 @@ FILE_TYPES = {
 }  # fmt: skip
 # What a matrix gets whose rows do not divide into blocks of 256, of 32.
 FALLBACKS = {"Q4_K": "Q5_0", "Q6_K": "Q8_0", "Q8_0": "F16", "Q5_0": "F16", "Q4_0": "F16", "Q4_1": "F16"}
-KEPT = ("_norm.weight", "ffn_gate_inp.weight", "position_embd.weight", "token_types.weight")  # how their names end
-BLOCKS = {name: (weights, n_bytes) for name, weights, n_bytes in TENSOR_TYPES.values()}
-VALUE_IDS = {name: gguf.GGUFValueType(id_) for id_, (name, _) in VALUE_TYPES.items()}
+KEPT = (
+    "_norm.weight",
+    "ffn_gate_inp.weight",
+    "position_embd.weight",
+    "token_types.weight",
+)  # how their names end
+BLOCK = {name: weights for name, weights, _ in TENSOR_TYPES.values()}  # weights in a block
 # Weights quantized at a time, a multiple of every block: the K quantizers use a dozen arrays of that size.
 TILE = 1 << 16
 
@@ -58,35 +68,26 @@ class Written:
 
 
 def quantize_file(source, target, type: str, *, force: bool = False, progress: bool = False) -> list[Written]:
-    """Write the model `source` to `target` with its matrices in `type`, a key of FILE_TYPES; `progress` shows a bar.
+    """Write the model `source` to `target` with its matrices in `type`, a key of FILE_TYPES; `progress` shows
+    a bar.
 
-    Raises ModelFileError for a damaged file or weights that the type cannot hold, FileExistsError where `target` is
-    there and `force` is not given. It appears under its name only when it is whole.
+    Raises ModelFileError for a damaged file or weights that the type cannot hold, FileExistsError where
+    `target` is there and `force` is not given. It appears under its name only when it is whole.
     """
     file, target = read_gguf(source), Path(target)
     if not file.tensors:
-        raise ModelFileError(f"{file.path}: holds a vocabulary and no tensors, so there is nothing to quantize")
+        raise ModelFileError(
+            f"{file.path}: holds a vocabulary and no tensors, so there is nothing to quantize"
+        )
     if target.exists():
         if any(target.samefile(tensor.path) for tensor in file.tensors.values()):
             raise FileExistsError(f"{target} is the model to read; give the new one another name")
         if not force:
             raise FileExistsError(f"{target} is there already; --force replaces it")
     types = {name: type_for(tensor, type) for name, tensor in file.tensors.items()}
-    part = target.with_name(target.name + ".part")
-    writer = _writer(file, part, type)
-    try:
-        for name, tensor in file.tensors.items():
-            n_bytes = _size(types[name], math.prod(tensor.shape))
-            writer.add_tensor_info(name, tensor.shape, np.float32, n_bytes, gguf.GGMLQuantizationType[types[name]])
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        rows = list(_write_tensors(writer, file, types, progress))
-        writer.close()
-        os.replace(part, target)
-    finally:
-        writer.close()
-        part.unlink(missing_ok=True)
+    stored = {name: (tensor.shape, types[name]) for name, tensor in file.tensors.items()}
+    rows = []
+    gguf_file.write(target, _keys(file, type), stored, _arrays(file, types, rows, progress), file.types)
     return rows
 
 
@@ -94,78 +95,64 @@ def type_for(tensor: Tensor, type: str) -> str:
     """The type that a tensor gets when `type` is asked for."""
     if len(tensor.shape) < 2 or not tensor.name.endswith("weight") or tensor.name.endswith(KEPT):
         return "F32"
-    while tensor.shape[-1] % BLOCKS[type][0]:
+    while tensor.shape[-1] % BLOCK[type]:
         type = FALLBACKS[type]
     return type
 
 
-def _writer(file: GGUF, path: Path, type: str) -> gguf.GGUFWriter:
-    """A writer that knows all keys of the new file."""
-    architecture = file.metadata.get("general.architecture")
-    if not isinstance(architecture, str):
-        raise ModelFileError(
-            f"{file.path}: key 'general.architecture' is missing or not text, so nothing could read it"
-        )
-    writer = gguf.GGUFWriter(path, architecture)
-    writer.data_alignment = file.alignment
+def _keys(file: GGUF, type: str) -> dict:
+    """The keys of the new file."""
     new = {"general.file_type": int(gguf.LlamaFileType[FILE_TYPES[type]])}
-    new["general.quantization_version"] = gguf.GGML_QUANT_VERSION
-    for key, value in file.metadata.items():
-        if key == "general.architecture" or key in new or key.startswith("split."):
-            continue
-        kind, _, item = file.types[key].partition("[")
-        if item.startswith("arr") or (item and not len(value)):
-            raise ModelFileError(f"{file.path}: key {key!r} is {file.types[key]}, which the gguf package cannot write")
-        value = [_utf8(one) for one in value] if item.startswith("str") else _utf8(value)
-        value = value.tolist() if isinstance(value, np.ndarray) else value
-        writer.add_key_value(key, value, VALUE_IDS[kind], VALUE_IDS[item.split(",")[0]] if item else None)
-    for key, value in new.items():
-        writer.add_uint32(key, value)
-    return writer
+    new["general.quantization_version"] = int(gguf.GGML_QUANT_VERSION)
+    kept = {
+        key: value for key, value in file.metadata.items() if key not in new and not key.startswith("split.")
+    }
+    return kept | new
 
 
-def _utf8(value):
-    """Text as the bytes it was read from, which need not be UTF-8; other values as they are."""
-    return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
-
-
-def _write_tensors(writer, file: GGUF, types: dict[str, str], progress: bool) -> Iterator[Written]:
+def _arrays(file: GGUF, types: dict[str, str], rows: list[Written], progress: bool) -> Iterator[np.ndarray]:
+    """The contents of all tensors, and a row on each."""
     total = sum(math.prod(tensor.shape) for tensor in file.tensors.values())
     # disable=None: only on a terminal
-    with tqdm(desc="quantizing", total=total, unit="w", unit_scale=True, disable=None if progress else True) as bar:
+    with tqdm(
+        desc="quantizing", total=total, unit="w", unit_scale=True, disable=None if progress else True
+    ) as bar:
         for name, tensor in file.tensors.items():
             raw, error = quantize_tensor(tensor, types[name], bar.update)
-            writer.write_tensor_data(raw)
-            yield Written(name, tensor.shape, tensor.type, types[name], raw.nbytes, error)
+            rows.append(Written(name, tensor.shape, tensor.type, types[name], raw.nbytes, error))
+            yield raw
 
 
 def quantize_tensor(tensor: Tensor, type: str, report=lambda n: None) -> tuple[np.ndarray, float]:
-    """A tensor in another type: its bytes, uint8, and its relative error. Raises ModelFileError as `quantize_file`.
+    """A tensor in another type: its bytes, uint8, and its relative error. Raises ModelFileError as
+    `quantize_file`.
 
-    Tiles are expanded, quantized and expanded again while they are in the cache, spread over the threads. `report` is
-    told how many weights are done.
+    Tiles are expanded, quantized and expanded again while they are in the cache, spread over the threads.
+    `report` is told how many weights are done.
     """
     total = math.prod(tensor.shape)
     if tensor.type == type and tensor.byte_order == "<":
         report(total)
         return tensor.data.reshape(-1), 0.0
-    source, out = tensor.data.reshape(-1), np.empty(_size(type, total), np.uint8)
+    source, out = tensor.data.reshape(-1), np.empty(n_bytes(total, type), np.uint8)
     squares = np.zeros((2, -(-total // TILE)))  # of the errors and of the weights, for each tile
 
     def work(i):
         start, stop = i * TILE, min((i + 1) * TILE, total)
-        raw = source[_size(tensor.type, start) : _size(tensor.type, stop)]
+        raw = source[n_bytes(start, tensor.type) : n_bytes(stop, tensor.type)]
         weights = dequantize(raw, tensor.type, tensor.byte_order)
         if not np.isfinite(weights).all():
             at = start + int(np.argmin(np.isfinite(weights)))
-            raise ModelFileError(f"{tensor.path}: tensor {tensor.name!r}: weight {at} is {weights[at - start]}")
+            raise ModelFileError(
+                f"{tensor.path}: tensor {tensor.name!r}: weight {at} is {weights[at - start]}"
+            )
         raw = encode(weights, type)
         with np.errstate(invalid="ignore"):  # infinity times 0, seen below
             back = dequantize(raw, type)
         if not np.isfinite(back).all():
             largest = f"weights up to {np.abs(weights).max():.3g}"
             raise ModelFileError(f"{tensor.path}: tensor {tensor.name!r} has {largest}, too large for {type}")
-        out[_size(type, start) : _size(type, stop)] = raw
+        out[n_bytes(start, type) : n_bytes(stop, type)] = raw
         weights = weights.astype(np.float64)
         squares[:, i] = np.square(back - weights).sum(), np.square(weights).sum()
         report(stop - start)
@@ -176,17 +163,11 @@ def quantize_tensor(tensor: Tensor, type: str, report=lambda n: None) -> tuple[n
 
 
 def encode(weights: np.ndarray, type: str) -> np.ndarray:
-    """Finite float32 weights (n,), whole blocks -> the bytes of `type`, uint8. Out of range becomes infinite."""
+    """Finite float32 weights (n,), whole blocks -> bytes of `type`, uint8. Out of range becomes infinite."""
     if type in ("Q4_K", "Q6_K"):
         return kquants.quantize(weights, type)
     with np.errstate(all="ignore"):  # the package computes 0 * inf where a block is nearly 0
         return gguf_quants.quantize(weights, gguf.GGMLQuantizationType[type]).view(np.uint8)
-
-
-def _size(type, weights):
-    """Bytes of so many weights, whole blocks."""
-    per_block, n_bytes = BLOCKS[type]
-    return weights // per_block * n_bytes
 
 
 def table(rows: list[Written]) -> Iterator[str]:
@@ -195,11 +176,12 @@ def table(rows: list[Written]) -> Iterator[str]:
     yield f"{'name':{width}}  {'shape':>18}  {'was':>5}  {'type':>5}  {'bytes':>12}  relative error"
     for row in rows:
         shape, error = " x ".join(map(str, row.shape)), f"{row.error:.3%}" if row.error else "0"
-        yield f"{row.name:{width}}  {shape:>18}  {row.before:>5}  {row.type:>5}  {row.n_bytes:>12,}  {error:>14}"
+        types = f"{row.before:>5}  {row.type:>5}"
+        yield f"{row.name:{width}}  {shape:>18}  {types}  {row.n_bytes:>12,}  {error:>14}"
 
 
 def notes(rows: list[Written], type: str) -> Iterator[str]:
-    """What a reader of the table should know: totals, exceptions, and errors that the old file has already."""
+    """What a reader of the table should know: totals, exceptions, errors that the old file has already."""
     weights, n_bytes = sum(math.prod(row.shape) for row in rows), sum(row.n_bytes for row in rows)
     size = f"{n_bytes / 1e6:,.1f} MB, {8 * n_bytes / weights:.2f} bits per weight"
     yield f"total: {len(rows)} tensors, {weights:,} weights, {size}"
@@ -207,14 +189,17 @@ def notes(rows: list[Written], type: str) -> Iterator[str]:
         if other == "F32":
             yield f"note: {count} tensors stay floats: norms, biases and other small ones"
         elif other != type:
-            yield f"note: {count} tensors are {other}: their rows do not divide into blocks of {BLOCKS[type][0]}"
+            yield f"note: {count} tensors are {other}: their rows do not divide into blocks of {BLOCK[type]}"
     before = {row.before for row in rows if row.before not in FLOATS and row.before != row.type}
     if before:
-        yield f"note: the model was {', '.join(sorted(before))} before: the errors of that are not counted again"
+        was = ", ".join(sorted(before))
+        yield f"note: the model was {was} before: the errors of that are not counted again"
 
 
 def _parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("source", metavar="IN.gguf", help="model to read; of a split one, the first part")
     parser.add_argument("target", metavar="OUT.gguf", help="model to write")
     parser.add_argument("--type", required=True, choices=FILE_TYPES, help="the type of all matrices")
@@ -222,19 +207,18 @@ def _parser():
     return parser
 
 
+def run(args) -> None:
+    """Quantize, and say what came of it."""
+    use_threads()
+    rows = quantize_file(args.source, args.target, args.type, force=args.force, progress=True)
+    print(*table(rows), *notes(rows, args.type), sep="\n")
+    print(f"wrote {args.target}: {os.path.getsize(args.target) / 1e6:,.1f} MB")
+
+
 def main() -> None:
     """Run the command line."""
     args = _parser().parse_args()
-    use_threads()
-    try:
-        rows = quantize_file(args.source, args.target, args.type, force=args.force, progress=True)
-    except (ModelFileError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    print(*table(rows), *notes(rows, args.type), sep="\n")
-    print(f"wrote {args.target}: {os.path.getsize(args.target) / 1e6:,.1f} MB")
+    command_line.run(lambda: run(args))
 
 
 if __name__ == "__main__":

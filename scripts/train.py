@@ -1,28 +1,30 @@
 """Train a tiny llama model from random numbers: `python scripts/train.py --grammar --out DIR`.
 
-Every K steps a complete model is written: m_1.gguf is the random start, m_2.gguf comes after K steps, m_3.gguf after
-2 K, ..., m_final.gguf after all. They have the same keys and the same tensors of the same sizes, and other numbers.
-DIR/losses.csv holds the loss of each step. What training itself needs to go on is in DIR/state.npz: the same command
-started again after an interruption goes on from there, and ends at the same numbers.
+Every K steps a complete model is written: m_1.gguf is the random start, m_2.gguf comes after K steps,
+m_3.gguf after 2 K, ..., m_final.gguf after all. They have the same keys and the same tensors of the same
+sizes, and other numbers. DIR/losses.csv holds the loss of each step. What training itself needs to go on is
+in DIR/state.npz: the same command started again after an interruption goes on from there, and ends at the
+same numbers.
 
-How: backprop.py (the gradient), adamw.py (the step), corpus.py and grammar.py (the texts), archive.py (the file).
+In training/: backprop.py (the gradient), adamw.py (the step), corpus.py and grammar.py (the texts),
+archive.py (the file).
 """
 
 import argparse
 import hashlib
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import archive
-import checkpoint
-import corpus
 import numpy as np
-from adamw import adamw, clip, learning_rate
-from backprop import PAD, loss_and_gradients, losses
+from command_line import refuse, run
 from tqdm import tqdm
+from training import archive, checkpoint, corpus
+from training.adamw import adamw, clip, learning_rate
+from training.backprop import PAD, loss_and_gradients, losses
 
 from llmcore.config import read_config
 from llmcore.speed.machine import keep_freed_memory
@@ -33,7 +35,11 @@ NUMBERS = {  # option: (default, least, meaning); a default of None depends on o
     "layers": (2, 1, "blocks (2)"),
     "width": (64, 2, "width of the residual stream (64)"),
     "heads": (4, 1, "query heads (4)"),
-    "kv_heads": (None, 1, "key/value heads, which query heads share (half as many, or as many if --heads is odd)"),
+    "kv_heads": (
+        None,
+        1,
+        "key/value heads, which query heads share (half as many, or as many if --heads is odd)",
+    ),
     "ff": (None, 1, "width of the feed-forward (3 times --width)"),
     "vocab": (512, archive.SMALLEST_VOCABULARY, "tokens at most (512)"),
     "context": (64, 1, "tokens of a text at most (64)"),
@@ -45,7 +51,9 @@ NUMBERS = {  # option: (default, least, meaning); a default of None depends on o
 
 
 def train(options: argparse.Namespace, report: Callable[[str], None] = print) -> None:
-    """Train, or go on training, as `options` say; raises ValueError and OSError for what the user can put right."""
+    """Train, or go on training, as `options` say; raises ValueError and OSError for what the user can put
+    right.
+    """
     text = None if options.grammar else read_text(options.text)
     keys, tokenizer, batches = prepare(options, text)
     config = read_config(keys, options.out)
@@ -57,7 +65,10 @@ def train(options: argparse.Namespace, report: Callable[[str], None] = print) ->
         state = checkpoint.fresh(archive.random_start(keys, np.random.default_rng(options.seed)))
         weights = sum(array.size for array in state["params"].values())
         V = tokenizer.vocab_size
-        report(f"{weights:,} weights, {V} tokens; a model that knows nothing has a loss of ln {V} = {math.log(V):.4f}")
+        report(
+            f"{weights:,} weights, {V} tokens; "
+            f"a model that knows nothing has a loss of ln {V} = {math.log(V):.4f}"
+        )
     else:
         report(f"going on after step {state['step']} of {options.steps}")
 
@@ -67,7 +78,9 @@ def train(options: argparse.Namespace, report: Callable[[str], None] = print) ->
         name = model_name(state["step"], options)
         archive.write_archive(options.out / name, keys, state["params"])
         write_losses(options.out / "losses.csv", state, batches.floor)
-        report(f"{name:12} step {state['step']:6}   held-out loss {held_out:.4f}{above(held_out, batches.floor)}")
+        report(
+            f"{name:12} step {state['step']:6}   held-out loss {held_out:.4f}{above(held_out, batches.floor)}"
+        )
 
     save()  # the random start, or again what an interruption may have kept from being written
     take_steps(state, config, batches.batch, options, save)
@@ -118,8 +131,10 @@ def read_text(path):
 
 
 def identity(options, text):
-    """What must be the same for a run to go on: all options but where the result goes, and the text itself."""
-    learned = "the grammar" if text is None else f"text of SHA-256 {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    """What must be the same for a run to go on: the text, and all options but where the result goes."""
+    learned = (
+        "the grammar" if text is None else f"text of SHA-256 {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    )
     return {"corpus": learned, **{name: getattr(options, name) for name in (*NUMBERS, "lr")}}
 
 
@@ -151,19 +166,27 @@ def write_losses(path, state, floor):
         loss = f"{state['losses'][step - 1]:.6f}" if step else ""
         held_out = f"{state['held_out'][step]:.6f}" if step in state["held_out"] else ""
         rows.append(f"{step},{loss},{held_out},{'' if floor is None else f'{floor:.6f}'}")
-    path.write_text("\n".join(rows) + "\n")
+    part = path.with_name(path.name + ".part")
+    part.write_text("\n".join(rows) + "\n")
+    os.replace(part, path)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The options; those left out that depend on others are filled in."""
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0] + ".")
-    parser.error = lambda message: fail(message, 2)
+    parser.error = refuse
     parser.add_argument("text", nargs="?", help="a file of UTF-8 text to learn")
-    parser.add_argument("--grammar", action="store_true", help="learn sentences of scripts/grammar.py, without end")
+    parser.add_argument(
+        "--grammar", action="store_true", help="learn sentences of scripts/training/grammar.py, without end"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where models and state go")
     for name, (default, _, meaning) in NUMBERS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, metavar="N", help=meaning)
-    parser.add_argument("--lr", type=float, default=5e-3, metavar="X", help="the highest learning rate (0.005)")
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=int, default=default, metavar="N", help=meaning
+        )
+    parser.add_argument(
+        "--lr", type=float, default=5e-3, metavar="X", help="the highest learning rate (0.005)"
+    )
     options = parser.parse_args(arguments)
     if options.grammar == (options.text is not None):
         parser.error("give a text to learn, or --grammar")
@@ -173,16 +196,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options.every = max(1, options.steps // 4) if options.every is None else options.every
     for name, (_, least, _) in NUMBERS.items():
         if getattr(options, name) < least:
-            parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}; the least that works is {least}")
+            parser.error(
+                f"--{name.replace('_', '-')} is {getattr(options, name)}; the least that works is {least}"
+            )
     if not 0 < options.lr < math.inf:
         parser.error(f"--lr is {options.lr}; it must be above 0")
     return options
-
-
-def fail(message, status):
-    """One line, and out."""
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(status)
 
 
 def main() -> None:
@@ -192,13 +211,12 @@ def main() -> None:
     try:
         train(options, report=tqdm.write)
     except FloatingPointError as error:
-        fail(f"the numbers grew out of bounds ({error}); a smaller --lr than {options.lr} may help", 1)
-    except (ValueError, OSError) as error:
-        fail(error, 1)
+        problem = f"the numbers grew out of bounds ({error}); a smaller --lr than {options.lr} may help"
+        raise ValueError(problem) from error
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last model written", file=sys.stderr)
-        sys.exit(130)
+        raise
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

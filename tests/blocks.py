@@ -8,12 +8,13 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf import quants as gguf_quants
 
-from llmcore.speed.holding import filling, hold
 from llmcore.linear import Matrix
 from llmcore.loader import Tensor
+from llmcore.quants import FORMATS
+from llmcore.speed.filling import filling
+from llmcore.speed.holding import way_of
 from llmcore.speed.machine import use_threads
 from llmcore.threads import n_threads
-from llmcore.quants import FORMATS
 
 
 class Words(NamedTuple):
@@ -97,8 +98,8 @@ def tensor(kind, n_out, n_in, byte_order="<"):
     return Tensor(kind, kind, (n_out, n_in), 0, raw, byte_order, Path("x.gguf")), weights
 
 
-def matrix(tensors, how, bias=None):
-    held, jobs = hold(tensors, how)
+def matrix(tensors, way, bias=None):
+    held, jobs = way_of(way).empty(tensors)
     with filling(jobs):
         pass
     return Matrix(tensors[0].shape[1], sum(t.shape[0] for t in tensors), held, bias)
@@ -107,8 +108,8 @@ def matrix(tensors, how, bias=None):
 def cut_into_tiles(monkeypatch, weights, outputs):
     """Let tiles have so many weights, and at least so many outputs."""
     monkeypatch.setattr("llmcore.linear.TILE", weights)
-    monkeypatch.setattr("llmcore.speed.holding.TILE", weights)
-    monkeypatch.setattr("llmcore.speed.holding.TILE_OUTPUTS", outputs)
+    monkeypatch.setattr("llmcore.speed.int8.TILE", weights)
+    monkeypatch.setattr("llmcore.speed.int8.TILE_OUTPUTS", outputs)
 
 
 @contextmanager

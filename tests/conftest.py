@@ -21,7 +21,9 @@ FOLDER = tempfile.TemporaryDirectory(prefix="llmcore-tests-")
 
 
 def reference(name):
-    """A tiny model and what llama.cpp computed from it: (path, ids (T,), logits (T, V)); skips if it is not here."""
+    """A tiny model and what llama.cpp computed from it: (path, ids (T,), logits (T, V)); skips if it is not
+    here.
+    """
     path = SHARED / "reference" / "tiny" / f"{name}.gguf"
     if not path.exists():
         pytest.skip(f"{path.name} is not in ../shared/reference/tiny; test_variants.py covers its family")

@@ -1,11 +1,12 @@
-"""The recipe of tests/data/autograd.npz: the loss and gradients of a small llama by torch's automatic differentiation.
+"""The recipe of tests/data/autograd.npz: the loss and gradients of a small llama by torch's automatic
+differentiation.
 
     PYTHON tests/record_autograd.py
 
-writes the file anew; PYTHON is the interpreter of an environment with torch (2.13.0 wrote it) and numpy. The forward
-pass is written here once more, in float64 and in torch's own functions, one text at a time and without padding, from
-the definition of the architecture; nothing of scripts/backprop.py is used. Weights are random float32 numbers, kept in
-the record.
+writes the file anew; PYTHON is the interpreter of an environment with torch (2.13.0 wrote it) and numpy. The
+forward pass is written here once more, in float64 and in torch's own functions, one text at a time and
+without padding, from the definition of the architecture; nothing of scripts/training/backprop.py is used.
+Weights are random float32 numbers, kept in the record.
 """
 
 from pathlib import Path
@@ -16,7 +17,9 @@ from torch.nn import functional
 
 RECORD = Path(__file__).resolve().parent / "data" / "autograd.npz"
 LAYERS, WIDTH, HEADS, KV_HEADS, FF, VOCAB = 2, 12, 6, 2, 10, 17
-HEAD = WIDTH // HEADS * 2  # 4; heads here are not a share of the width, so that no shape is mistaken for another
+HEAD = (
+    WIDTH // HEADS * 2
+)  # 4; heads here are not a share of the width, so that no shape is mistaken for another
 TEXTS = [[1, 5, 9, 5, 16, 2], [1, 3, 2], [1, 7, 7, 0, 11, 12, 13]]
 EPS, BASE = 1e-5, 10000.0
 
@@ -31,7 +34,9 @@ def random_weights():
         block |= {"attn_output": (WIDTH, q), "ffn_norm": (WIDTH,)}
         block |= {"ffn_gate": (FF, WIDTH), "ffn_up": (FF, WIDTH), "ffn_down": (WIDTH, FF)}
         shapes |= {f"blk.{i}.{name}": shape for name, shape in block.items()}
-    return {f"{name}.weight": rng.normal(0.2, 0.5, shape).astype(np.float32) for name, shape in shapes.items()}
+    return {
+        f"{name}.weight": rng.normal(0.2, 0.5, shape).astype(np.float32) for name, shape in shapes.items()
+    }
 
 
 def norm(x, gain):
@@ -89,7 +94,9 @@ def adamw_steps(w, grads):
 def main():
     """Write the record."""
     weights = random_weights()
-    w = {name: torch.tensor(array, dtype=torch.float64, requires_grad=True) for name, array in weights.items()}
+    w = {
+        name: torch.tensor(array, dtype=torch.float64, requires_grad=True) for name, array in weights.items()
+    }
     texts = [torch.tensor(text) for text in TEXTS]
     rows = torch.cat([logits(w, text[:-1]) for text in texts])
     loss = functional.cross_entropy(rows, torch.cat([text[1:] for text in texts]))
@@ -102,7 +109,10 @@ def main():
     for row, text in zip(ids, TEXTS, strict=True):
         row[: len(text)] = text
     np.savez_compressed(RECORD, loss=loss.item(), ids=ids, **record)
-    print(f"wrote {RECORD}: loss {loss.item():.6f}, torch {torch.__version__}, {RECORD.stat().st_size / 1e3:.1f} kB")
+    print(
+        f"wrote {RECORD}: loss {loss.item():.6f}, torch {torch.__version__}, "
+        f"{RECORD.stat().st_size / 1e3:.1f} kB"
+    )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
-"""The recipe of tests/data/variants.npz: logits of llama.cpp for variants that the reference models do not reach.
+"""The recipe of tests/data/variants.npz: logits of llama.cpp for variants that the reference models do not
+reach.
 
     PYTHON tests/record_llama_cpp.py
 
 writes the file anew and prints a line for each variant; PYTHON is the interpreter of an environment with
-llama-cpp-python (0.3.36 wrote it), gguf (0.19.0) and numpy (2.4.6). Models are made by scripts/make_tiny_model.py and
-forgotten. Kept are the logits at three positions, as float32, and a checksum of each file, which tells a script that
-writes other models now from an engine that computes other logits.
+llama-cpp-python (0.3.36 wrote it), gguf (0.19.0) and numpy (2.4.6). Models are made by
+scripts/make_tiny_model.py and forgotten. Kept are the logits at three positions, as float32, and a checksum
+of each file, which tells a script that writes other models now from an engine that computes other logits.
 
-llama.cpp rounds activations to 8 or 16 bits before it multiplies them with weights that are not float32. So it gets
-quantized variants with the same weights expanded to float32, and llmcore gets the quantized file.
+llama.cpp rounds activations to 8 or 16 bits before it multiplies them with weights that are not float32. So
+it gets quantized variants with the same weights expanded to float32, and llmcore gets the quantized file.
 """
 
 import sys
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 import make_tiny_model  # noqa: E402
 
 DATA = ROOT / "tests" / "data"
@@ -49,7 +50,10 @@ VARIANTS = {
     "llama-scaling-none": ("llama", {"rope_scaling": "none", "set": {"rope.scaling.factor": 3.0}}),
     "llama-longrope": ("llama", {"rope_scaling": "longrope"}),
     "llama-ignored-window": ("llama", {"set": {"attention.sliding_window": 4}}),
-    "llama-yarn-context": ("llama", {"context": 64, **YARN, "set": {"rope.scaling.original_context_length": None}}),
+    "llama-yarn-context": (
+        "llama",
+        {"context": 64, **YARN, "set": {"rope.scaling.original_context_length": None}},
+    ),
     "llama-ff-array": ("llama", {"layers": 3, "set": {"feed_forward_length": [64, 64, 64]}}),
     "llama-F16": ("llama", {"type": "F16", "biases": True}),
     "llama-Q4_0": ("llama", {"type": "Q4_0"}),
@@ -106,13 +110,23 @@ VARIANTS = {
     ),
     "deepseek2-groups-softmax": (
         "deepseek2",
-        {"gating": "softmax", "router_bias": False, "experts": 12, "experts_used": 3, "groups": 3, "groups_used": 2},
+        {
+            "gating": "softmax",
+            "router_bias": False,
+            "experts": 12,
+            "experts_used": 3,
+            "groups": 3,
+            "groups_used": 2,
+        },
     ),
     "deepseek2-bare": (
         "deepseek2",
         {"set": {"expert_weights_scale": None, "expert_weights_norm": None, "expert_gating_func": None}},
     ),
-    "deepseek2-all-dense": ("deepseek2", {"dense_layers": 2, "tied": True, "value_width": 10, "rope_dims": 12}),
+    "deepseek2-all-dense": (
+        "deepseek2",
+        {"dense_layers": 2, "tied": True, "value_width": 10, "rope_dims": 12},
+    ),
     "deepseek2-yarn": ("deepseek2", YARN),
     "deepseek2-yarn-log": ("deepseek2", {**YARN, "set": {"rope.scaling.yarn_log_multiplier": 0.1}}),
     "deepseek2-yarn-log-joined": (
@@ -141,7 +155,10 @@ VARIANTS = {
     "command-r-partial": ("command-r", {"kv_heads": 4, "rope_dims": 6, "set": {"logit_scale": None}}),
     "command-r-plus": ("command-r", {"layers": 64, **SLIM}),
     "starcoder2-yarn": ("starcoder2", {"kv_heads": 1, "ff": 33, "tied": True, **YARN}),
-    "smollm3-untied": ("smollm3", {"layers": 9, "tied": False, "width": 24, "ff": 33, "head_width": 10, **YARN}),
+    "smollm3-untied": (
+        "smollm3",
+        {"layers": 9, "tied": False, "width": 24, "ff": 33, "head_width": 10, **YARN},
+    ),
     "gpt-oss-window-64": ("gpt-oss", {"window": 64, "heads": 1, "kv_heads": 1, "rope_scaling": None}),
     "gpt-oss-sixteen": ("gpt-oss", {**MANY_EXPERTS, "expert_ff": 20, "window": 3, "layers": 3}),
     "gpt-oss-pattern-array": (
@@ -151,7 +168,10 @@ VARIANTS = {
             "set": {"attention.sliding_window_pattern": [False, True, True], "rope.scaling.attn_factor": 1.3},
         },
     ),
-    "gpt-oss-base-swa": ("gpt-oss", {"set": {"rope.freq_base_swa": 500.0}, "heads": 8, "kv_heads": 1, **LINEAR}),
+    "gpt-oss-base-swa": (
+        "gpt-oss",
+        {"set": {"rope.freq_base_swa": 500.0}, "heads": 8, "kv_heads": 1, **LINEAR},
+    ),
     "gpt-oss-MXFP4": ("gpt-oss", {"type": "MXFP4", "layers": 1}),
 }
 
@@ -185,7 +205,10 @@ def main() -> None:
             rows = logits(path)[POSITIONS]
             recorded.append(rows)
             path.unlink()
-            print(f"{name:30} standard deviation {rows.std():6.3f}, largest {np.abs(rows).max():6.2f}", flush=True)
+            print(
+                f"{name:30} standard deviation {rows.std():6.3f}, largest {np.abs(rows).max():6.2f}",
+                flush=True,
+            )
     checksums = np.array(checksums, np.uint32)
     np.savez_compressed(RECORD, names=list(VARIANTS), ids=IDS, checksums=checksums, logits=np.array(recorded))
     print(f"wrote {RECORD}: {len(VARIANTS)} variants, {RECORD.stat().st_size / 1e3:.1f} kB")

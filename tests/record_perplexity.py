@@ -2,14 +2,15 @@
 
     PYTHON tests/record_perplexity.py [MODEL.gguf ...]
 
-PYTHON is the interpreter of an environment with llama-cpp-python (0.3.36 wrote the file), gguf and numpy. The text is
-the GNU General Public License, version 3, as Debian ships it in /usr/share/common-licenses/GPL-3 (sha256 below).
+PYTHON is the interpreter of an environment with llama-cpp-python (0.3.36 wrote the file), gguf and numpy. The
+text is the GNU General Public License, version 3, as Debian ships it in /usr/share/common-licenses/GPL-3
+(sha256 below).
 
-llama.cpp's own tool, llama-perplexity, is not part of llama-cpp-python; what it computes is written out here (its
-tools/perplexity/perplexity.cpp): chunks of 512, the first token of each replaced by BOS where the model wants one, the
-second half scored. The cache is float32. Models are rewritten to float32 first (rewrite.py), since llama.cpp rounds
-activations to 8 bits before it multiplies them with quantized weights. With MODELs given, these are measured just as
-they are, 8-bit activations and all, and printed, not recorded.
+llama.cpp's own tool, llama-perplexity, is not part of llama-cpp-python; what it computes is written out here
+(its tools/perplexity/perplexity.cpp): chunks of 512, the first token of each replaced by BOS where the model
+wants one, the second half scored. The cache is float32. Models are rewritten to float32 first (rewrite.py),
+since llama.cpp rounds activations to 8 bits before it multiplies them with quantized weights. With MODELs
+given, these are measured just as they are, 8-bit activations and all, and printed, not recorded.
 """
 
 import hashlib
@@ -37,7 +38,9 @@ def public_text() -> bytes:
 
 
 def measure(path) -> dict:
-    """llama.cpp's figures for a file: tokens, scored tokens, perplexity, its standard error, and -ln p by chunk."""
+    """llama.cpp's figures for a file: tokens, scored tokens, perplexity, its standard error, and -ln p by
+    chunk.
+    """
     from llama_cpp import Llama  # only the environment that records has it
     from llama_cpp import llama_cpp as c
 
@@ -77,7 +80,8 @@ def main() -> None:
             found = measure(rewrite(ROOT / "models" / name, Path(folder) / "float32.gguf"))
         record["models"][name] = found
         print(
-            f"{found['perplexity']:.4f} +/- {found['error']:.4f}  {name} in float32, {found['tokens']} tokens",
+            f"{found['perplexity']:.4f} +/- {found['error']:.4f}  "
+            f"{name} in float32, {found['tokens']} tokens",
             flush=True,
         )
     RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

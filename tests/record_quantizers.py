@@ -1,10 +1,11 @@
-"""The recipe of tests/data/quantizers.npz: errors of llama.cpp's own quantizers, and the real weights they had.
+"""The recipe of tests/data/quantizers.npz: errors of llama.cpp's own quantizers, and the real weights they
+had.
 
     PYTHON tests/record_quantizers.py
 
-PYTHON is the interpreter of an environment with llama-cpp-python (0.3.36 wrote the file: ggml 0.25.3), gguf and numpy.
-The function measured is ggml_quantize_chunk of its libggml-base, without an importance matrix, as llama-quantize calls
-it. Errors are relative: RMS of the errors over RMS of the weights.
+PYTHON is the interpreter of an environment with llama-cpp-python (0.3.36 wrote the file: ggml 0.25.3), gguf
+and numpy. The function measured is ggml_quantize_chunk of its libggml-base, without an importance matrix, as
+llama-quantize calls it. Errors are relative: RMS of the errors over RMS of the weights.
 """
 
 import ctypes
@@ -22,7 +23,10 @@ RECORD = ROOT / "tests" / "data" / "quantizers.npz"
 MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
 TYPES = {"Q4_K": 12, "Q6_K": 14}
 # What is quantized: rows of a tensor of the model (its rows of 576 one after another make blocks of 256 too).
-REAL = {"embedding": ("token_embd.weight", slice(20_000, 20_032)), "down": ("blk.14.ffn_down.weight", slice(100, 112))}
+REAL = {
+    "embedding": ("token_embd.weight", slice(20_000, 20_032)),
+    "down": ("blk.14.ffn_down.weight", slice(100, 112)),
+}
 
 
 def random_weights() -> dict[str, np.ndarray]:

@@ -2,9 +2,9 @@
 
     PYTHON tests/record_templates.py FOLDER
 
-PYTHON is the interpreter of an environment with transformers and jinja2, FOLDER is models/templates of a checkout of
-llama.cpp, a collection of templates of released models. Of each, its text and the prompts of three conversations, or
-the error, are kept; the texts are their authors', kept here as data to test with.
+PYTHON is the interpreter of an environment with transformers and jinja2, FOLDER is models/templates of a
+checkout of llama.cpp, a collection of templates of released models. Of each, its text and the prompts of
+three conversations, or the error, are kept; the texts are their authors', kept here as data to test with.
 """
 
 import gzip
@@ -19,7 +19,11 @@ USER = {"role": "user", "content": " Ile to <b>2 + 2</b>? 👋\n"}
 CONVERSATIONS = {
     "user": [USER],
     "system and user": [{"role": "system", "content": "Be brief."}, USER],
-    "three turns": [USER, {"role": "assistant", "content": "Cztery."}, {"role": "user", "content": "And doubled?"}],
+    "three turns": [
+        USER,
+        {"role": "assistant", "content": "Cztery."},
+        {"role": "user", "content": "And doubled?"},
+    ],
 }
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 NOW = "2026-03-05T06:07:08"

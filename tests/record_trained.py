@@ -1,9 +1,11 @@
-"""The recipe of tests/data/trained.npz: a model that scripts/train.py trained, and what llama.cpp makes of it.
+"""The recipe of tests/data/trained.npz: a model that scripts/train.py trained, and what llama.cpp makes of
+it.
 
     python tests/record_trained.py PYTHON
 
-writes the file anew; PYTHON is the interpreter of an environment with llama-cpp-python (0.3.36 wrote it) and numpy.
-Kept are the bytes of m_final.gguf, llama.cpp's ids of a few texts, and its logits of the first tokens of the first.
+writes the file anew; PYTHON is the interpreter of an environment with llama-cpp-python (0.3.36 wrote it) and
+numpy. Kept are the bytes of m_final.gguf, llama.cpp's ids of a few texts, and its logits of the first tokens
+of the first.
 """
 
 import subprocess
@@ -16,8 +18,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "tests" / "data" / "trained.npz"
 LINES = [
-    "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness,",
-    "it was the epoch of belief, it was the epoch of incredulity, it was the season of Light, it was the season of",
+    "It was the best of times, it was the worst of times, "
+    "it was the age of wisdom, it was the age of foolishness,",
+    "it was the epoch of belief, it was the epoch of incredulity, "
+    "it was the season of Light, it was the season of",
     "Darkness, it was the spring of hope, it was the winter of despair.   Zażółć gęślą jaźń!",
 ]
 TEXT = "\n".join(LINES) * 4
@@ -39,7 +43,14 @@ def trained(folder: Path) -> Path:
     """The m_final.gguf that TEXT and OPTIONS make."""
     (folder / "text.txt").write_text(TEXT, encoding="utf-8")
     options = [text for name, value in OPTIONS.items() for text in (f"--{name}", str(value))]
-    command = [sys.executable, ROOT / "scripts" / "train.py", folder / "text.txt", "--out", folder / "out", *options]
+    command = [
+        sys.executable,
+        ROOT / "scripts" / "train.py",
+        folder / "text.txt",
+        "--out",
+        folder / "out",
+        *options,
+    ]
     subprocess.run(command, check=True, capture_output=True)
     return folder / "out" / "m_final.gguf"
 
@@ -54,7 +65,9 @@ def record(path: str) -> None:
     logits = np.array(llm.scores[: SIZES["context"]], np.float32)
     llm.close()
     model = np.fromfile(path, np.uint8)
-    np.savez_compressed(RECORD, model=model, logits=logits, **{f"ids {i}": array for i, array in enumerate(ids)})
+    np.savez_compressed(
+        RECORD, model=model, logits=logits, **{f"ids {i}": array for i, array in enumerate(ids)}
+    )
     print(f"wrote {RECORD}: {logits.shape} logits, {RECORD.stat().st_size / 1e3:.1f} kB")
 
 

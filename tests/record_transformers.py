@@ -1,16 +1,18 @@
-"""A second, independent oracle: what `transformers` computes on tiny random models, and those models as GGUF files.
+"""A second, independent oracle: what `transformers` computes on tiny random models, and those models as GGUF
+files.
 
-The models of llama.cpp's recorded logits were written by hand for llama.cpp, so an error in a file convention that
-llama.cpp and llmcore share would not show there. Here the model is born in transformers, in that library's conventions,
-and goes through the conversion that llama.cpp's converter makes for published checkpoints. Run from anywhere:
+The models of llama.cpp's recorded logits were written by hand for llama.cpp, so an error in a file convention
+that llama.cpp and llmcore share would not show there. Here the model is born in transformers, in that
+library's conventions, and goes through the conversion that llama.cpp's converter makes for published
+checkpoints. Run from anywhere:
 
-    TORCH/bin/python tests/record_transformers.py                  # tests/data/transformers: NAME.gguf and logits.npz
+    TORCH/bin/python tests/record_transformers.py  # writes NAME.gguf and logits.npz
     TORCH/bin/python tests/record_transformers.py --float32 DIR    # and a float32 copy of every model in DIR
-    LCPP/bin/python tests/record_transformers.py --llama-cpp DIR   # NMSE of llama.cpp on those copies; writes nothing
+    LCPP/bin/python tests/record_transformers.py --llama-cpp DIR   # NMSE of llama.cpp on those copies
 
-TORCH is an environment with torch, transformers and gguf, LCPP one with llama-cpp-python. Only --llama-cpp needs the
-copies: llama.cpp rounds activations to the type of the weights, bfloat16 in the recorded files. The weights themselves
-are bfloat16 numbers (as in published checkpoints), so both files hold the same model.
+TORCH is an environment with torch, transformers and gguf, LCPP one with llama-cpp-python. Only --llama-cpp
+needs the copies: llama.cpp rounds activations to the type of the weights, bfloat16 in the recorded files. The
+weights themselves are bfloat16 numbers (as in published checkpoints), so both files hold the same model.
 
 Recorded with transformers 5.23.0, torch 2.13.0+cpu, gguf 0.19.0; checked with llama-cpp-python 0.3.36.
 """
@@ -24,24 +26,31 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-VOCABULARY = ROOT.parent / "shared/reference/tiny/llama.gguf"  # 288 tokens; any GGUF file with as many would do
+VOCABULARY = (
+    ROOT.parent / "shared/reference/tiny/llama.gguf"
+)  # 288 tokens; any GGUF file with as many would do
 OUTPUT = ROOT / "tests/data/transformers"
 IDS = np.random.default_rng(0).integers(3, 288, 24)
 
 
-# Steps from a checkpoint's tensors to the file's: (name, array, config) -> [(name, array), ...], as the converter does.
+# Steps from a checkpoint's tensors to the file's: (name, array, config) -> [(name, array), ...], as the
+# converter does.
 
 
 def permute_qk(name, x, config):
-    """RoPE pairs (i, i + H/2) become (2i, 2i + 1): the rows of each head of q and k are interleaved, biases too."""
-    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
+    """RoPE pairs (i, i + H/2) become (2i, 2i + 1): the rows of each head of q and k are interleaved, biases
+    too.
+    """
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(
+        name.split(".")[-2]
+    )
     if heads:
         x = x.reshape(heads, 2, -1, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
     return [(name, x)]
 
 
 def split_experts(name, x, config):
-    """Experts are (E, out, in) in one tensor each for gate, up and down; transformers stacks gate above up."""
+    """Experts are (E, out, in), a tensor each for gate, up and down; transformers stacks gate above up."""
     if not name.endswith("experts.gate_up_proj"):
         return [(name + ".weight" if name.endswith("experts.down_proj") else name, x)]
     gate, up = np.split(x, 2, axis=1)
@@ -50,7 +59,9 @@ def split_experts(name, x, config):
 
 
 def split_gpt_oss(name, x, config):
-    """gpt-oss keeps (E, in, out) with the columns of gate and up taking turns; the file wants (E, out, in), apart."""
+    """gpt-oss keeps (E, in, out) with the columns of gate and up taking turns; the file wants (E, out, in),
+    apart.
+    """
     if name.endswith("sinks"):
         return [(name + ".weight", x)]
     if ".experts." not in name:
@@ -78,7 +89,8 @@ def rename_expert_bias(name, x, config):
 
 
 def split_kv_b(name, x, config):
-    """kv_b (N (nope + v), rank) becomes attn_k_b (N, rank, nope), transposed to apply to q, and attn_v_b (N, v, rank).
+    """kv_b (N (nope + v), rank) becomes attn_k_b (N, rank, nope), transposed to apply to q, and attn_v_b (N,
+    v, rank).
 
     A file with these has key_length_mla; files from before keep kv_b whole.
     """
@@ -124,7 +136,8 @@ def common_keys(config):
 def rope_dimension_keys(config):
     """`llama` and its relatives state the rotated width, which is the whole head."""
     return {
-        "rope.dimension_count": getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        "rope.dimension_count": getattr(config, "head_dim", None)
+        or config.hidden_size // config.num_attention_heads
     }
 
 
@@ -163,12 +176,16 @@ def window_keys(config):
         "attention.sliding_window": config.sliding_window,
         "attn_logit_softcapping": getattr(config, "attn_logit_softcapping", None),
         "final_logit_softcapping": getattr(config, "final_logit_softcapping", None),
-        "expert_feed_forward_length": config.intermediate_size if hasattr(config, "num_local_experts") else None,
+        "expert_feed_forward_length": config.intermediate_size
+        if hasattr(config, "num_local_experts")
+        else None,
     }
 
 
 def phi3_keys(config):
-    """Phi-3: a part of the head may rotate; longrope's gain on cos and sin comes from the two context lengths."""
+    """Phi-3: a part of the head may rotate; longrope's gain on cos and sin comes from the two context
+    lengths.
+    """
     rope, head = config.rope_parameters, config.hidden_size // config.num_attention_heads
     original = rope.get("original_max_position_embeddings") or config.original_max_position_embeddings
     growth = config.max_position_embeddings / original
@@ -190,7 +207,9 @@ def moe_keys(config):
 
 
 def deepseek_keys(config):
-    """DeepSeek with kv_b whole, as converted before 2025: heads and widths are those that keys and values unfold to."""
+    """DeepSeek with kv_b whole, as converted before 2025: heads and widths are those that keys and values
+    unfold to.
+    """
     return {
         "attention.head_count_kv": config.num_attention_heads,
         "attention.q_lora_rank": config.q_lora_rank,
@@ -209,7 +228,9 @@ def deepseek_keys(config):
 
 
 def deepseek_mla_keys(config):
-    """DeepSeek with kv_b split: one key head holds rank + rotated numbers, and `_mla` keys have the unfolded widths."""
+    """DeepSeek with kv_b split: one key head holds rank + rotated numbers, and `_mla` keys have the unfolded
+    widths.
+    """
     keys = deepseek_keys(config)
     return keys | {
         "attention.head_count_kv": 1,
@@ -230,15 +251,24 @@ def deepseek_mla_keys(config):
 def rope_factor_tensors(config):
     """Llama 3's divisors of the angles: 1 for short wavelengths, `factor` for long ones, a blend between."""
     rope, dim = config.rope_parameters, config.head_dim
-    low, high, original = rope["low_freq_factor"], rope["high_freq_factor"], rope["original_max_position_embeddings"]
-    turns = original * rope["rope_theta"] ** (-np.arange(0, dim, 2) / dim) / (2 * np.pi)  # in the original context
+    low, high, original = (
+        rope["low_freq_factor"],
+        rope["high_freq_factor"],
+        rope["original_max_position_embeddings"],
+    )
+    turns = (
+        original * rope["rope_theta"] ** (-np.arange(0, dim, 2) / dim) / (2 * np.pi)
+    )  # in the original context
     blend = np.clip((turns - low) / (high - low), 0, 1)
     return {"rope_freqs.weight": 1 / ((1 - blend) / rope["factor"] + blend)}
 
 
 def longrope_tensors(config):
     """Phi-3's divisors for contexts up to the original one, and beyond it."""
-    return {f"rope_factors_{which}.weight": config.rope_parameters[f"{which}_factor"] for which in ("long", "short")}
+    return {
+        f"rope_factors_{which}.weight": config.rope_parameters[f"{which}_factor"]
+        for which in ("long", "short")
+    }
 
 
 @dataclass(frozen=True)
@@ -246,7 +276,7 @@ class Family:
     """One tiny model: where it comes from and how it is converted."""
 
     arch: str  # general.architecture
-    model: str  # transformers' class is {model}ForCausalLM or {model}LMHeadModel, its configuration {model}Config
+    model: str  # the class is {model}ForCausalLM or {model}LMHeadModel, its configuration {model}Config
     config: dict  # what differs from COMMON
     steps: tuple[Callable, ...] = ()  # from a checkpoint's tensors to the file's
     keys: Callable = lambda config: {}  # keys beside common_keys
@@ -298,7 +328,7 @@ DEEPSEEK = {
     "moe_intermediate_size": 8,
     "n_routed_experts": 8,
     "routed_scaling_factor": 1.7,
-    "rms_norm_eps": 1e-6,  # what transformers uses for the norms of the latents, whatever the configuration says
+    "rms_norm_eps": 1e-6,  # what transformers uses for the latents, whatever the configuration says
 }
 GPT2 = {
     "n_embd": 16,
@@ -313,7 +343,8 @@ GPT2 = {
 FAMILIES = {
     # q and k permuted, head width of its own, tied.
     "llama": Family("llama", "Llama", WIDE_HEADS, (permute_qk,), rope_dimension_keys),
-    # Llama 3.1's RoPE in `rope_freqs`; biases wherever the family allows them (Bielik v3); a separate output matrix.
+    # Llama 3.1's RoPE in `rope_freqs`; biases wherever the family allows them (Bielik v3); a separate output
+    # matrix.
     "llama3": Family(
         "llama",
         "Llama",
@@ -381,7 +412,8 @@ FAMILIES = {
         (add_one_to_norms,),
         window_keys,
     ),
-    # Layer 5 is global, the others see a window; each kind has a RoPE base, and only the global one is scaled.
+    # Layer 5 is global, the others see a window; each kind has a RoPE base, and only the global one is
+    # scaled.
     "gemma3": Family(
         "gemma3",
         "Gemma3",
@@ -399,8 +431,8 @@ FAMILIES = {
         (add_one_to_norms,),
         window_keys,
     ),
-    # q, k, v in one tensor, gate above up in another; longrope within the original context: short factors. The file's
-    # context length is 512, whatever max_position_embeddings says, which only enters the gain.
+    # q, k, v in one tensor, gate above up in another; longrope within the original context: short factors.
+    # The file's context length is 512, whatever max_position_embeddings says, which only enters the gain.
     "phi3": Family(
         "phi3",
         "Phi3",
@@ -427,7 +459,8 @@ FAMILIES = {
         phi3_keys,
         longrope_tensors,
     ),
-    # LayerNorm with biases, learned positions (a context of 64 keeps the file small), q, k, v in one tensor, no RoPE.
+    # LayerNorm with biases, learned positions (a context of 64 keeps the file small), q, k, v in one tensor,
+    # no RoPE.
     "gpt2": Family(
         "gpt2",
         "GPT2",
@@ -451,19 +484,24 @@ FAMILIES = {
         granite_keys,
     ),
     # transformers' own RoPE takes pairs (2i, 2i + 1) here, so nothing is permuted.
-    "command-r": Family("command-r", "Cohere", {"logit_scale": 0.25, "layer_norm_eps": 1e-3}, (), cohere_keys),
+    "command-r": Family(
+        "command-r", "Cohere", {"logit_scale": 0.25, "layer_norm_eps": 1e-3}, (), cohere_keys
+    ),
     # LayerNorm and biases everywhere, GELU without a gate.
     "starcoder2": Family(
         "starcoder2",
         "Starcoder2",
         {"norm_epsilon": 1e-3, "use_bias": True},
         (),
-        lambda config: {"attention.layer_norm_epsilon": config.norm_epsilon, "attention.layer_norm_rms_epsilon": None},
+        lambda config: {
+            "attention.layer_norm_epsilon": config.norm_epsilon,
+            "attention.layer_norm_rms_epsilon": None,
+        },
     ),
     # Layer 3 has no RoPE; the converter permutes its q and k all the same.
     "smollm3": Family("smollm3", "SmolLM3", {"num_hidden_layers": 4}, (permute_qk,), rope_dimension_keys),
-    # DeepSeek-V2-Lite: no low rank for q, softmax gating (no key says so), kv_b whole; RoPE pairs are (2i, 2i + 1) as
-    # in transformers, so nothing is permuted.
+    # DeepSeek-V2-Lite: no low rank for q, softmax gating (no key says so), kv_b whole; RoPE pairs are (2i, 2i
+    # + 1) as in transformers, so nothing is permuted.
     "deepseek2-lite": Family(
         "deepseek2",
         "DeepseekV2",
@@ -476,7 +514,8 @@ FAMILIES = {
         (split_experts,),
         deepseek_keys,
     ),
-    # DeepSeek-V3: low rank for q, sigmoid gating with a bias, 2 of 4 groups, weights renormalized; kv_b split in two.
+    # DeepSeek-V3: low rank for q, sigmoid gating with a bias, 2 of 4 groups, weights renormalized; kv_b split
+    # in two.
     "deepseek2": Family(
         "deepseek2",
         "DeepseekV3",
@@ -513,7 +552,9 @@ FAMILIES = {
 
 
 def random_model(family, seed):
-    """A transformers model all of whose numbers are random, none left at 0 or 1, and all of them bfloat16 numbers."""
+    """A transformers model all of whose numbers are random, none left at 0 or 1, and all of them bfloat16
+    numbers.
+    """
     import torch
     import transformers
 
@@ -557,7 +598,9 @@ def file_tensors(family, model, config):
 
 
 def write_model(path, family, config, tensors, float32):
-    """Write a whole model with the tiny vocabulary; matrices are bfloat16 unless `float32`, all else is float32."""
+    """Write a whole model with the tiny vocabulary; matrices are bfloat16 unless `float32`, all else is
+    float32.
+    """
     import gguf
 
     writer = gguf.GGUFWriter(path, family.arch)
@@ -577,7 +620,9 @@ def write_model(path, family, config, tensors, float32):
             writer.add_tensor(name, x)
         else:
             writer.add_tensor(
-                name, gguf.quantize(x, gguf.GGMLQuantizationType.BF16), raw_dtype=gguf.GGMLQuantizationType.BF16
+                name,
+                gguf.quantize(x, gguf.GGMLQuantizationType.BF16),
+                raw_dtype=gguf.GGMLQuantizationType.BF16,
             )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -586,7 +631,7 @@ def write_model(path, family, config, tensors, float32):
 
 
 def shorten(logits):
-    """Round float32 to 18 of its 24 bits, for a smaller file: NMSE 3e-12, little above the noise of float32."""
+    """Round float32 to 18 of its 24 bits, for a smaller file: NMSE 3e-12, little above float32's noise."""
     mantissa, exponent = np.frexp(logits)
     return np.ldexp(np.round(mantissa * 2**18), exponent - 18).astype(np.float32)
 
@@ -605,7 +650,10 @@ def record(float32_dir):
         write_model(OUTPUT / f"{name}.gguf", family, config, tensors, float32=False)
         if float32_dir:
             write_model(float32_dir / f"{name}.gguf", family, config, tensors, float32=True)
-        print(f"{name:15} {(OUTPUT / f'{name}.gguf').stat().st_size:7,} bytes  logits +-{arrays[name].std():.2f}")
+        print(
+            f"{name:15} {(OUTPUT / f'{name}.gguf').stat().st_size:7,} bytes  "
+            f"logits +-{arrays[name].std():.2f}"
+        )
     np.savez_compressed(OUTPUT / "logits.npz", **arrays)
     print(f"{sum(file.stat().st_size for file in OUTPUT.iterdir()):,} bytes in all")
 
@@ -616,7 +664,8 @@ def check_llama_cpp(directory):
 
     recorded = np.load(OUTPUT / "logits.npz")
     for name in FAMILIES:
-        # llama.cpp requires the rank unless there are 26 or 27 layers; the converter leaves it out where there is none.
+        # llama.cpp requires the rank unless there are 26 or 27 layers; the converter leaves it out where
+        # there is none.
         overrides = {"deepseek2.attention.q_lora_rank": 0} if name == "deepseek2-lite" else None
         llm = llama_cpp.Llama(
             str(directory / f"{name}.gguf"),
@@ -634,7 +683,9 @@ def check_llama_cpp(directory):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--float32", type=Path, metavar="DIR", help="also write float32 copies there")
     parser.add_argument(
         "--llama-cpp", type=Path, metavar="DIR", help="compare llama.cpp on those copies; record nothing"

@@ -10,7 +10,8 @@ VALUE_IDS = {name: gguf.GGUFValueType(id_) for id_, (name, _) in VALUE_TYPES.ite
 
 
 def rewrite(source, target, keys=None, tensors=None, drop=(), **options):
-    """Copy `source` to `target` with other values of some `keys`, more or other float32 `tensors`, and without `drop`.
+    """Copy `source` to `target` with other values of some `keys`, more or other float32 `tensors`, and
+    without `drop`.
 
     `options` go to GGUFWriter.
     """
@@ -22,7 +23,9 @@ def rewrite(source, target, keys=None, tensors=None, drop=(), **options):
         kind, _, item = file.types.get(key, "str").partition("[")
         value = value.tolist() if isinstance(value, np.ndarray) else value
         writer.add_key_value(key, value, VALUE_IDS[kind], VALUE_IDS[item.split(",")[0]] if item else None)
-    arrays = {name: dequantize(t.data, t.type, t.byte_order) for name, t in file.tensors.items()} | (tensors or {})
+    arrays = {name: dequantize(t.data, t.type, t.byte_order) for name, t in file.tensors.items()} | (
+        tensors or {}
+    )
     for name, array in arrays.items():
         if name not in drop:
             writer.add_tensor(name, np.ascontiguousarray(array, np.float32))

@@ -8,7 +8,7 @@ import llmcore
 from llmcore.cache import ROOM
 from llmcore.config import read_config
 from llmcore.loader import read_gguf
-from llmcore.mixers import attention
+from llmcore.mixers import attend
 from llmcore.model import empty_cache, forward
 
 
@@ -30,12 +30,12 @@ def one_at_a_time(q_KTGH, k_KSH, v_KSH, window):
 @pytest.mark.parametrize("window", [None, 1, 4, 9, 100])
 @pytest.mark.parametrize(("T", "S"), [(1, 1), (1, 12), (5, 5), (12, 12), (7, 20)])
 def test_attend_is_causal_and_keeps_to_its_window(T, S, window, monkeypatch):
-    monkeypatch.setattr(attention, "QUERY_BLOCK", 3)  # several blocks, the last one not full
+    monkeypatch.setattr(attend, "QUERY_BLOCK", 3)  # several blocks, the last one not full
     rng = np.random.default_rng(T * S)
     q_KTGH = rng.standard_normal((2, T, 3, 8)).astype(np.float32)
     k_KSH = rng.standard_normal((2, S, 8)).astype(np.float32)
     v_KSH = rng.standard_normal((2, S, 5)).astype(np.float32)
-    y_KTGH = attention.attend(q_KTGH, k_KSH, v_KSH, window)
+    y_KTGH = attend.attend(q_KTGH, k_KSH, v_KSH, window)
     np.testing.assert_allclose(y_KTGH, one_at_a_time(q_KTGH, k_KSH, v_KSH, window), rtol=1e-4, atol=1e-6)
 
 
@@ -53,7 +53,7 @@ SEEN = {
 def test_hide_by_hand(window):
     scores_KBGS = np.arange(60, dtype=np.float32).reshape(2, 3, 2, 5)
     hidden_KBGS = scores_KBGS.copy()
-    attention.hide(hidden_KBGS, window)
+    attend.hide(hidden_KBGS, window)
     seen_B1S = np.array([[[mark == "o" for mark in row]] for row in SEEN[window]])
     np.testing.assert_array_equal(hidden_KBGS, np.where(seen_B1S, scores_KBGS, -np.inf))
 
@@ -61,14 +61,14 @@ def test_hide_by_hand(window):
 @pytest.mark.parametrize("window", [None, 2])
 def test_hide_where_there_is_nothing_before(window):
     scores_KBGS = np.zeros((1, 2, 1, 2), np.float32)
-    attention.hide(scores_KBGS, window)
+    attend.hide(scores_KBGS, window)
     assert scores_KBGS[0, :, 0].tolist() == [[0, -np.inf], [0, 0]]
 
 
 def test_sinks_take_weight_and_give_nothing():
     # scores 0 and ln 2 with a sink of ln 5: weights 1/8, 2/8 and 5/8 for nothing
     q_KTGH, k_KSH = np.float32([[[[1]]]]), np.log(np.float32([[[1], [2]]]))
-    y_KTGH = attention.attend(q_KTGH, k_KSH, np.float32([[[8], [16]]]), sinks_N=np.log(np.float32([5])))
+    y_KTGH = attend.attend(q_KTGH, k_KSH, np.float32([[[8], [16]]]), sinks_N=np.log(np.float32([5])))
     np.testing.assert_allclose(y_KTGH, [[[[1 + 4]]]], rtol=1e-6)
 
 

@@ -1,17 +1,14 @@
-"""Gradients against finite differences, and against torch's automatic differentiation (tests/record_autograd.py)."""
-
-import sys
+"""Gradients against finite differences, and against torch's automatic differentiation
+(tests/record_autograd.py).
+"""
 
 import numpy as np
 import pytest
-from conftest import DATA, ROOT
+from conftest import DATA
+from training import adamw, backprop
+from training.archive import model_keys, shapes
 
 from llmcore.config import read_config
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import adamw
-import backprop
-from archive import model_keys, shapes
 
 IDS = np.array([[1, 5, 9, 5, 16, 2], [1, 3, 2, -1, -1, -1], [1, 7, 7, 0, 11, -1]])
 
@@ -107,7 +104,9 @@ def test_adamw_is_that_of_torch():
     params, grads = in_precision(of_kind["weight "], float), of_kind["grad "]
     means, squares = ({name: np.zeros_like(array) for name, array in params.items()} for _ in range(2))
     for step, factor in enumerate((1, -2, 3), start=1):
-        adamw.adamw(params, {name: factor * grad for name, grad in grads.items()}, means, squares, step, rate=0.01)
+        adamw.adamw(
+            params, {name: factor * grad for name, grad in grads.items()}, means, squares, step, rate=0.01
+        )
     for name, array in params.items():
         np.testing.assert_allclose(array, of_kind["stepped "][name], rtol=1e-9, atol=1e-12)
 

@@ -88,7 +88,7 @@ def test_a_text_comes_when_it_and_all_before_it_are_complete(llama, monkeypatch)
         ({"max_tokens": 0}, ValueError, "max_tokens is 0"),
         ({"seed": -1}, ValueError, "seed is -1"),
         ({"top_p": 2.0}, ValueError, r"top_p is 2\.0"),
-        ({"stop": ["a", ""]}, ValueError, "stop string is empty"),
+        ({"stop": ["a", ""]}, ValueError, "a stop string is ''"),
     ],
     ids=str,
 )

@@ -6,19 +6,17 @@ import sys
 from argparse import Namespace
 
 import pytest
+from benchmark import engines, profiler, report, roof
+from benchmark.process import EngineFailed, Memory, Worker
+from benchmark.runs import Bench
+from benchmark.runs import Test as BenchTest
 from conftest import ROOT
+from make_tiny_model import make
 
 import llmcore
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import bench_engines
-import bench_profile
-import bench_report
-import bench_roof
-from bench_process import EngineFailed, Memory, Worker
-from bench_runs import Bench
-from bench_runs import Test as BenchTest
-from make_tiny_model import make
+from llmcore import model
+from llmcore.ffn import dense, experts
+from llmcore.mixers import attention, latent
 
 SCRIPT = ROOT / "scripts" / "bench.py"
 OPTIONS = {"weights": None, "threads": None, "context": 64}
@@ -30,7 +28,9 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def result(llama_path):
-    done = run("--model", llama_path, "-p", 16, "-n", 4, "-r", 2, "--context", "24,40", "--peers", "gguf", "--json")
+    done = run(
+        "--model", llama_path, "-p", 16, "-n", 4, "-r", 2, "--context", "24,40", "--peers", "gguf", "--json"
+    )
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     return json.loads(done.stdout)
@@ -51,7 +51,8 @@ def test_json_has_the_promised_keys(result):
 
 def test_every_test_ran_as_often_as_asked(result):
     runs = {
-        name: {e: len(speed["seconds"]) for e, speed in t["engines"].items()} for name, t in result["tests"].items()
+        name: {e: len(speed["seconds"]) for e, speed in t["engines"].items()}
+        for name, t in result["tests"].items()
     }
     assert runs == {
         "start": {"llmcore": 2},
@@ -73,7 +74,9 @@ def test_speeds_follow_from_the_runs(result):
     assert prefill["llmcore"]["median"] == pytest.approx((16 / first + 16 / second) / 2)
     assert prefill["llmcore"]["worst"] <= prefill["llmcore"]["median"] <= prefill["llmcore"]["best"]
     assert result["prefill_tokens_per_second"] == prefill["llmcore"]["median"]
-    assert prefill["roof"]["llmcore_is"] * prefill["roof"]["median"] == pytest.approx(prefill["llmcore"]["median"])
+    assert prefill["roof"]["llmcore_is"] * prefill["roof"]["median"] == pytest.approx(
+        prefill["llmcore"]["median"]
+    )
     assert result["roof"]["prefill_share"] == pytest.approx(prefill["roof"]["llmcore_is"])
     after = tests["decode 4 after 40"]["engines"]["llmcore"]
     assert after["of_base"] * result["decode_tokens_per_second"] == pytest.approx(after["median"])
@@ -83,12 +86,16 @@ def test_seconds_and_speeds_are_compared_the_same_way():
     faster = {"start": BenchTest("start", None), "decode 8": BenchTest("decode 8", 8)}
     for test in faster.values():
         test.seconds = {"llmcore": [1.0, 3.0, 2.0], "llama.cpp": [4.0, 4.0, 4.0]}
-    tests = {name: bench_report.summary(test) for name, test in faster.items()}
+    tests = {name: report.summary(test) for name, test in faster.items()}
     for test in tests.values():
-        bench_report.compare(test, tests)
+        report.compare(test, tests)
         assert test["engines"]["llama.cpp"]["llmcore_is"] == pytest.approx(2)
     assert [tests["start"]["engines"]["llmcore"][key] for key in ("worst", "median", "best")] == [3, 2, 1]
-    assert [tests["decode 8"]["engines"]["llmcore"][key] for key in ("worst", "median", "best")] == [8 / 3, 4, 8]
+    assert [tests["decode 8"]["engines"]["llmcore"][key] for key in ("worst", "median", "best")] == [
+        8 / 3,
+        4,
+        8,
+    ]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the parts of a process's memory are in Linux's /proc")
@@ -118,41 +125,42 @@ def test_the_roof_multiplies_what_the_model_does(family, tmp_path, monkeypatch):
     make(family, path)
     llm, made = llmcore.load(path), []
     linear = llmcore.linear.linear
-    for room in ("attention", "ffn", "model"):
-        module = __import__(f"llmcore.{room}", fromlist=[room])
-        monkeypatch.setattr(module, "linear", lambda x, m: made.append((len(x), m.n_in, m.n_out)) or linear(x, m))
+    for module in (attention, latent, dense, experts, model):
+        monkeypatch.setattr(
+            module, "linear", lambda x, m: made.append((len(x), m.n_in, m.n_out)) or linear(x, m)
+        )
     llm.logits([5])
-    planned = [(len(x), matrix.n_in, matrix.n_out) for x, matrix in bench_roof.products(llm, 1)]
+    planned = [(len(x), matrix.n_in, matrix.n_out) for x, matrix in roof.products(llm, 1)]
     assert sorted(planned) == sorted(made)
-    weights = bench_roof.work(llm)
+    weights = roof.work(llm)
     assert weights["layer_weights"] + weights["head_weights"] == sum(n * i * o for n, i, o in made)
 
 
 def test_the_roof_of_a_prompt(llama):
     """All rows go through the layers, and the last one through the head."""
-    assert [n for _, n in bench_roof.multiplied(llama, 16)] == [16] * (4 * 3) + [1]
+    assert [n for _, n in roof.multiplied(llama, 16)] == [16] * (4 * 3) + [1]
 
 
 def test_the_roof_of_a_prompt_spreads_over_experts(tmp_path):
     path = tmp_path / "model.gguf"
     make("qwen2moe", path)
     llm = llmcore.load(path)
-    used, held = llm.config.layers[0].experts.used, len(llm.weights.layers[0].ffn.ffn_up_exps)
-    rows = {id(matrix): n for matrix, n in bench_roof.multiplied(llm, held)}
+    used, held = llm.config.layers[0].ffn.used, len(llm.weights.layers[0].ffn.ffn_up_exps)
+    rows = {id(matrix): n for matrix, n in roof.multiplied(llm, held)}
     assert [rows[id(matrix)] for matrix in llm.weights.layers[0].ffn.ffn_up_exps] == [used] * held
 
 
 def test_held_bytes(llama):
     matrix = llama.weights.output
-    assert bench_roof.held_bytes(matrix) == 4 * matrix.n_in * matrix.n_out
+    assert roof.held_bytes(matrix) == 4 * matrix.n_in * matrix.n_out
 
 
 @pytest.fixture(scope="module")
 def tables(llama_path):
-    driver = bench_engines.Llmcore(str(llama_path), OPTIONS)
-    before = {name: getattr(module, name) for _, module in bench_profile.rooms() for name in vars(module)}
+    driver = engines.Llmcore(str(llama_path), OPTIONS)
+    before = {name: getattr(module, name) for _, module in profiler.rooms() for name in vars(module)}
     tables = driver.profile(16, 4, 2)
-    after = {name: getattr(module, name) for _, module in bench_profile.rooms() for name in vars(module)}
+    after = {name: getattr(module, name) for _, module in profiler.rooms() for name in vars(module)}
     assert before == after  # every timer is taken out again
     return tables
 
@@ -163,7 +171,7 @@ def test_the_profile_adds_up_to_the_whole(tables, test):
     rows = [row for held in table["rooms"].values() for row in held.values()]
     assert sum(row["ms"] for row in rows) + table["rest_ms"] == pytest.approx(table["whole_ms"])
     assert sum(row["share"] for row in rows) + table["rest_ms"] / table["whole_ms"] == pytest.approx(1)
-    printed = list(bench_profile.lines(test, table))
+    printed = list(profiler.lines(test, table))
     assert printed[-1].split()[-2] == f"{table['whole_ms']:.4f}"
     functions = [float(line[56:67]) for line in printed[2:-2]]
     rooms = [float(line[83:95]) for line in printed[2:-1] if line[83:95].strip()]
@@ -184,14 +192,28 @@ def test_the_profile_counts_calls(tables):
 def test_time_in_a_callee_is_not_the_caller_s(monkeypatch):
     """A clock that goes on by one at each look: every look closes one unit, and the next one opens."""
     now = iter(range(100))
-    monkeypatch.setattr(bench_profile.time, "perf_counter_ns", lambda: next(now))
-    watch = bench_profile.Stopwatch()
+    monkeypatch.setattr(profiler.time, "perf_counter_ns", lambda: next(now))
+    watch = profiler.Stopwatch()
     inner = watch.timed(lambda: None, "inner")
     outer = watch.timed(lambda: (inner(), inner()), "outer")
     with watch.whole():
         outer()
-    assert watch.spent == {bench_profile.REST: 2, "outer": 3, "inner": 2, "whole": 7}
+    assert watch.spent == {profiler.REST: 2, "outer": 3, "inner": 2, "whole": 7}
     assert watch.calls == {"outer": 1, "inner": 2}
+
+
+def test_no_part_of_a_script_hides_a_module_of_the_standard_library():
+    """Files that stand beside one that runs are found first, in any interpreter."""
+    parts = [path.stem for path in (ROOT / "scripts").rglob("*.py") if path.stem != "__init__"]
+    assert "engines" in parts
+    assert not set(parts) & sys.stdlib_module_names
+
+
+def test_a_worker_starts_in_a_folder_with_anything_in_it(llama_path, tmp_path, monkeypatch):
+    for name in ("json", "numpy", "benchmark"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong file')")
+    monkeypatch.chdir(tmp_path)
+    Worker("llmcore", sys.executable, str(llama_path), OPTIONS).close()
 
 
 def test_a_worker_that_dies_says_why(llama_path, tmp_path):
@@ -230,22 +252,26 @@ def test_drafts_and_batches_are_compared_with_their_like():
     run.workers, run.vocab_size = {"llmcore": FakeWorker(), "llama.cpp": FakeWorker()}, 256
     run.draft(run.workers["llmcore"])
     run.batch(run.workers["llmcore"])
-    tests = {name: bench_report.summary(test) for name, test in run.tests.items()}
+    tests = {name: report.summary(test) for name, test in run.tests.items()}
     for test in tests.values():
-        bench_report.compare(test, tests)
+        report.compare(test, tests)
     repeats = tests["decode 4, text that repeats itself"]["engines"]
     assert {engine: len(speed["seconds"]) for engine, speed in repeats.items()} == {
         "llmcore": 3,
         "llama.cpp": 3,
         "--draft 7": 3,
     }
-    drafted = [arguments.get("draft") for method, arguments in run.workers["llmcore"].asked if method == "begin"]
+    drafted = [
+        arguments.get("draft") for method, arguments in run.workers["llmcore"].asked if method == "begin"
+    ]
     assert drafted == [None, 7] * 3
     assert all("draft" not in arguments for _, arguments in run.workers["llama.cpp"].asked)
     together = tests["8 x decode 4"]["engines"]["llmcore"]
     assert together["median"] == 8 * 4 / 2.0
     assert together["of_base"] == pytest.approx(4)  # of 4 tokens in a second
-    prompts = next(a["prompts"] for method, a in run.workers["llmcore"].asked if method == "batch" and a["rows"] == 8)
+    prompts = next(
+        a["prompts"] for method, a in run.workers["llmcore"].asked if method == "batch" and a["rows"] == 8
+    )
     assert len({tuple(ids) for ids in prompts}) == 8
 
 
@@ -262,7 +288,7 @@ def test_the_calls_of_drafting_and_batches(llama_path, monkeypatch):
 
     monkeypatch.setattr("llmcore.llm.LLM.tokens", tokens)
     monkeypatch.setattr("llmcore.llm.LLM.generate_batch", generate_batch, raising=False)
-    driver = bench_engines.Llmcore(str(llama_path), OPTIONS)
+    driver = engines.Llmcore(str(llama_path), OPTIONS)
     driver.begin([1, 2], draft=7)
     driver.go(4)
     assert next(driver.stream) == 5
@@ -308,5 +334,5 @@ def test_a_file_that_is_no_model_ends_with_one_line():
 
 def test_plot(result, tmp_path):
     pytest.importorskip("matplotlib", reason="the extra `plot` is not installed")
-    bench_report.plot(result, tmp_path / "out.png")
+    report.plot(result, tmp_path / "out.png")
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")

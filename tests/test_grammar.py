@@ -1,16 +1,12 @@
 """The grammar's figures: each against another way to find it."""
 
 import random
-import sys
 from itertools import product
 
 import numpy as np
 import pytest
-from conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import grammar
-from grammar import RULES, START
+from training import grammar
+from training.grammar import RULES, START
 
 SAMPLES = 20_000
 
@@ -70,12 +66,16 @@ def nullable():
     """Symbols that can be empty, by iteration to a fixed point."""
     found = set()
     for _ in RULES:
-        found |= {symbol for symbol, options in RULES.items() if any(found.issuperset(parts) for _, parts in options)}
+        found |= {
+            symbol
+            for symbol, options in RULES.items()
+            if any(found.issuperset(parts) for _, parts in options)
+        }
     return found
 
 
 def first_and_follow():
-    """FIRST of each rule and FOLLOW of each symbol, by iteration to a fixed point (Aho, Sethi & Ullman, 4.4)."""
+    """FIRST of each rule and FOLLOW of each symbol, by iteration to a fixed point (Aho et al., 4.4)."""
     empty = nullable()
     first, follow = {symbol: set() for symbol in RULES}, {symbol: set() for symbol in RULES}
     follow[START].add("the end")
@@ -103,12 +103,16 @@ def test_one_word_decides_each_rule():
     """The grammar is LL(1), and so no text has two derivations."""
     begin, follow, empty = first_and_follow()
     for symbol, options in RULES.items():
-        starts = [begin(parts) | (follow[symbol] if empty.issuperset(parts) else set()) for _, parts in options]
+        starts = [
+            begin(parts) | (follow[symbol] if empty.issuperset(parts) else set()) for _, parts in options
+        ]
         assert sum(map(len, starts)) == len(set().union(*starts)), symbol
 
 
 def expansions(parts, budget):
-    """All texts of at most `budget` words from a row of symbols, once for each derivation, with its probability."""
+    """All texts of at most `budget` words from a row of symbols, once for each derivation, with its
+    probability.
+    """
     if not parts:
         yield (), 1.0
         return

@@ -1,16 +1,20 @@
-"""What is held of a matrix of the file, bit for bit and byte for byte, and how it is filled."""
+"""What is held of a matrix of the file, bit for bit and byte for byte, and way it is filled."""
 
 import sys
 import threading
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 from blocks import SMALL, TYPES, assert_same_bits, computing_with, cut_into_tiles, matrix, tensor
 
-from llmcore.speed.holding import WAYS, Job, filling, held_bytes
-from llmcore.linear import Rows
+from llmcore.linear import Job
 from llmcore.quants import FORMATS
+from llmcore.speed import filling as filling_room
+from llmcore.speed.filling import filling
+from llmcore.speed.holding import WAYS, way_of
+from llmcore.speed.mapped import FileRows
 
 
 @pytest.fixture(autouse=True, params=[1, 2], ids=["1 thread", "2 threads"])
@@ -25,7 +29,7 @@ def threads(request):
 def test_int8_loses_nothing(kind, tile, outputs, byte_order, monkeypatch):
     cut_into_tiles(monkeypatch, tile, outputs)
     one, weights = tensor(kind, 37, 512, byte_order)
-    for part, tile_ in matrix([one], "int8").held:
+    for part, tile_ in matrix([one], "int8").held.pieces:
         G, U, C = tile_.q_GUC.shape
         rebuilt = tile_.q_GUC * tile_.scale.product().reshape(G, 1, C)
         if tile_.offset is not None:
@@ -34,38 +38,39 @@ def test_int8_loses_nothing(kind, tile, outputs, byte_order, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", TYPES)
-@pytest.mark.parametrize("how", WAYS)
-def test_held_bytes_are_those_really_held(kind, how):
+@pytest.mark.parametrize("way", WAYS)
+def test_the_bytes_told_are_those_really_held(kind, way):
     one, _ = tensor(kind, 37, 512)
-    held = matrix([one], how).held
-    if how == "float32":
-        arrays = [held]
+    held = matrix([one], way).held
+    if way == "float32":
+        arrays = [held.w_OI]
     else:
         arrays = []
-        for _, piece in held:
-            if isinstance(piece, Rows):
+        for _, piece in held.pieces:
+            if isinstance(piece, FileRows):
                 assert np.shares_memory(piece.data, one.data)
                 continue
             arrays += [piece.q_GUC, *piece.scale, *(piece.offset or ())]
-    assert held_bytes(one, how) == sum(array.nbytes for array in arrays if array is not None)
+    assert way_of(way).bytes_for(one) == sum(array.nbytes for array in arrays if array is not None)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_int8_takes_a_byte_and_a_little_for_each_weight(kind):
     one, weights = tensor(kind, 3, 512)
-    assert 1 < held_bytes(one, "int8") / weights.size <= 1.3
+    assert 1 < way_of("int8").bytes_for(one) / weights.size <= 1.3
 
 
 # Filling
 
 
-def test_filling_runs_every_job_once_and_tells_their_bytes():
-    done, told, turn = [], [], sys.getswitchinterval()
-    with filling([Job(lambda i=i: done.append(i), np.zeros(10 * i, np.uint8)) for i in range(50)], told.append):
-        assert sys.getswitchinterval() < turn
+def test_filling_runs_every_job_once_and_tells_their_bytes(monkeypatch):
+    done, told, interval = [], [], sys.getswitchinterval()
+    monkeypatch.setattr(filling_room, "_progress_bar", lambda *_: nullcontext(told.append))
+    with filling([Job(lambda i=i: done.append(i), np.zeros(10 * i, np.uint8)) for i in range(50)], True):
+        assert sys.getswitchinterval() < interval
     assert sorted(done) == list(range(50))
     assert sum(told) == 10 * sum(range(50))
-    assert sys.getswitchinterval() == turn
+    assert sys.getswitchinterval() == interval
 
 
 def slow_jobs(done):
@@ -74,20 +79,20 @@ def slow_jobs(done):
 
 
 def test_a_job_that_fails_calls_off_the_rest():
-    done, turn, here = [], sys.getswitchinterval(), threading.active_count()
+    done, interval, here = [], sys.getswitchinterval(), threading.active_count()
     with pytest.raises(ZeroDivisionError), filling([Job(lambda: 1 / 0, np.zeros(1, np.uint8)), *slow_jobs(done)]):
         pass
     n_done = len(done)
     assert n_done < 200
     assert threading.active_count() == here  # nobody works on
     assert len(done) == n_done
-    assert sys.getswitchinterval() == turn
+    assert sys.getswitchinterval() == interval
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_an_error_while_jobs_run_calls_off_the_rest(error):
-    done, turn = [], sys.getswitchinterval()
+    done, interval = [], sys.getswitchinterval()
     with pytest.raises(error), filling(slow_jobs(done)):
         raise error
     assert len(done) < 200
-    assert sys.getswitchinterval() == turn
+    assert sys.getswitchinterval() == interval

@@ -14,10 +14,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
-import fetch_model  # conftest.py puts scripts/ on the path
 import pytest
 from conftest import ROOT, tiny_llama
 
+from llmcore.cli import get as fetch_model
 from llmcore.cli import hub
 from llmcore.errors import HubError
 
@@ -174,7 +174,7 @@ def script(server, monkeypatch, capsys):
         except SystemExit as exit_:
             status = exit_.code
         out, err = capsys.readouterr()
-        return (status or 0, out, err) if not isinstance(status, str) else (1, out, status)
+        return status or 0, out, err.removesuffix("\n")
 
     return run
 

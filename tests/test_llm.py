@@ -75,7 +75,7 @@ def test_an_empty_stop_string_is_refused_at_once(stop):
 
 def streamed(token_bytes):
     """The pieces of tokens that have these bytes."""
-    tokenizer, last = SimpleNamespace(token_bytes=lambda i: token_bytes[i]), len(token_bytes) - 1
+    tokenizer, last = SimpleNamespace(token_bytes=lambda i: token_bytes[i], token_text=lambda i: ""), len(token_bytes) - 1
     return list(decode_tokens(tokenizer, (Token(i, None, MAX_TOKENS if i == last else None) for i in range(last + 1))))
 
 

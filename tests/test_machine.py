@@ -10,7 +10,7 @@ import pytest
 import llmcore
 from llmcore.speed import machine
 from llmcore.speed.machine import available_memory, physical_cores, use_threads
-from llmcore.threads import each, n_threads
+from llmcore.threads import each, evenly, n_threads
 
 
 @pytest.fixture
@@ -328,7 +328,7 @@ def test_a_command_starts_anew_once_where_blas_listens_to_nothing_else(monkeypat
 def test_rows_cut_evenly(threads, n_rows, n_parts):
     use_threads(threads)
     sizes = []
-    for part in machine.evenly(n_rows, n_parts):
+    for part in evenly(n_rows, n_parts):
         assert part.start == sum(sizes)
         sizes.append(part.stop - part.start)
     assert sum(sizes) == n_rows

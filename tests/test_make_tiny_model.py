@@ -7,11 +7,9 @@ import gguf
 import numpy as np
 import pytest
 from conftest import ROOT, reference
+from make_tiny_model import FAMILIES, TYPES, make
 
 import llmcore
-
-sys.path.insert(0, str(ROOT / "scripts"))
-from make_tiny_model import FAMILIES, TYPES, make
 
 SCRIPT = ROOT / "scripts" / "make_tiny_model.py"
 BLOCKS_OF_256 = {"width": 256, "ff": 256, "heads": 8, "layers": 1}
@@ -84,9 +82,19 @@ def test_the_vocabulary_is_that_of_the_reference_models(tmp_path):
 def test_sizes_and_keys(tmp_path):
     path = tmp_path / "model.gguf"
     options = {"layers": 3, "width": 24, "heads": 6, "kv_heads": 2, "head_width": 10, "ff": 33, "context": 77}
-    make("llama", path, **options, biases=True, rope_freqs=True, rope_base=500.0, set={"x": [True, False], "y": "z"})
+    make(
+        "llama",
+        path,
+        **options,
+        biases=True,
+        rope_freqs=True,
+        rope_base=500.0,
+        set={"x": [True, False], "y": "z"},
+    )
     keys, tensors = read(path)
-    assert {name.removeprefix("llama."): value for name, value in keys.items() if name.startswith("llama.")} == {
+    assert {
+        name.removeprefix("llama."): value for name, value in keys.items() if name.startswith("llama.")
+    } == {
         "context_length": 77,
         "embedding_length": 24,
         "block_count": 3,
@@ -115,7 +123,9 @@ def test_sizes_and_keys(tmp_path):
 def test_latent_attention(tmp_path):
     sizes = {"heads": 3, "head_width": 14, "rope_dims": 4, "value_width": 6, "kv_lora": 20, "experts": 6}
     new = make("deepseek2", tmp_path / "new", q_lora=18, **sizes)
-    old = make("deepseek2", tmp_path / "old", q_lora=0, joined_kv_b=True, dense_layers=0, router_bias=False, **sizes)
+    old = make(
+        "deepseek2", tmp_path / "old", q_lora=0, joined_kv_b=True, dense_layers=0, router_bias=False, **sizes
+    )
     assert new["blk.0.attn_q_b.weight"] == (3 * 14, 18)
     assert new["blk.0.attn_kv_a_mqa.weight"] == (24, 32)
     assert new["blk.0.attn_k_b.weight"] == (3, 20, 10)
@@ -124,6 +134,14 @@ def test_latent_attention(tmp_path):
     assert old["blk.0.attn_kv_b.weight"] == (3 * 16, 20)
     assert ("blk.0.ffn_gate.weight" in new, "blk.0.ffn_gate.weight" in old) == (True, False)
     assert ("blk.1.exp_probs_b.bias" in new, "blk.1.exp_probs_b.bias" in old) == (True, False)
+
+
+@pytest.mark.parametrize("layers", [25, 26, 27, 28])
+def test_deepseek2_of_any_depth_loads(layers, tmp_path):
+    """Engines take 26 and 27 layers for models whose queries have no low rank."""
+    shapes = make("deepseek2", tmp_path / "model.gguf", layers=layers)
+    assert ("blk.0.attn_q.weight" in shapes) == (layers in (26, 27))
+    assert llmcore.load(tmp_path / "model.gguf").logits([1, 5]).shape == (2, 288)
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -159,11 +177,19 @@ def test_types(kind, tmp_path):
         (["qwen2", "--rope-scaling", "longrope"], "qwen2 has no longrope"),
         (["llama", "--rope-scaling", "magic"], "none, linear, yarn, longrope"),
         (["llama", "--type", "Q9_9"], "it must be one of F32"),
-        (["llama", "--type", "Q4_K"], "Q4_K needs rows of a multiple of 256; token_embd.weight has rows of 32"),
+        (
+            ["llama", "--type", "Q4_K"],
+            "Q4_K needs rows of a multiple of 256; token_embd.weight has rows of 32",
+        ),
         (["qwen3moe", "--experts-used", "5"], "--experts-used 5 is more than --experts 4"),
         (["deepseek2", "--groups", "3"], "--groups 3 must divide --experts 4"),
         (["deepseek2", "--groups", "4"], "one expert a group"),
         (["deepseek2", "--experts", "6", "--groups", "3", "--experts-used", "3"], "too few experts"),
+        (["deepseek2", "--layers", "26", "--q-lora", "16"], "must have --q-lora 0"),
+        (["deepseek2", "--shared-experts", "0"], "--shared-experts is 0"),
+        (["qwen3", "--heads", "64"], "--heads 64 is more than --width 32"),
+        (["gemma3", "--rope-base", "1"], "--rope-base is 1.0"),
+        (["llama", "--rope-freqs", "--rope-scaling", "longrope"], "choose one"),
         (["llama", "--set", "novalue"], "is not KEY=VALUE"),
         (["llama", "--set", "x={}"], "must be a number"),
         (["llama", "--set", "x=[1, 'a']"], "same type"),
@@ -198,7 +224,11 @@ def test_the_command_line(tmp_path):
     assert result.stdout.startswith(f"wrote {path}: 29 tensors, ")
     keys, tensors = read(path)
     assert "output.weight" in tensors
-    assert (keys["gemma3.rope.freq_base_swa"], keys["gemma3.a"], keys["gemma3.b"]) == (20000.0, [1, 2], "text")
+    assert (keys["gemma3.rope.freq_base_swa"], keys["gemma3.a"], keys["gemma3.b"]) == (
+        20000.0,
+        [1, 2],
+        "text",
+    )
     before = path.read_bytes()
     assert "--force" in run("llama", path).stderr
     assert path.read_bytes() == before

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from llmcore import ops, rope
+from llmcore import ops
+from llmcore.mixers import rope
 
 
 def test_rms_norm_of_3_4():

@@ -1,16 +1,18 @@
-"""scripts/quantize.py against the gguf package and llama.cpp's own quantizers, and on files that are odd or broken."""
+"""scripts/quantize.py against the gguf package and llama.cpp's own quantizers, and on files that are odd or
+broken.
+"""
 
 import subprocess
 import sys
 
 import gguf
-import kquants  # conftest.py puts scripts/ on the path
 import numpy as np
 import pytest
 import quantize
 from conftest import ROOT, real_model
 from gguf import quants as gguf_quants
 from make_tiny_model import make
+from quantization import kquants  # conftest.py puts scripts/ on the path
 from record_quantizers import RECORD, TYPES, random_weights, real_weights, relative_error
 from rewrite import rewrite
 
@@ -58,7 +60,9 @@ def test_all_read_the_same_numbers(type):
 
 
 @pytest.mark.parametrize("type", TYPES)
-@pytest.mark.parametrize(("size", "rtol"), [(1e-3, 1e-2), (1, 2e-3), (1e4, 2e-3)])  # float16 has few digits below 6e-5
+@pytest.mark.parametrize(
+    ("size", "rtol"), [(1e-3, 1e-2), (1, 2e-3), (1e4, 2e-3)]
+)  # float16 has few digits below 6e-5
 def test_constant_blocks(type, size, rtol):
     for value in (size, -size):
         back = by_gguf(kquants.quantize(np.full((3, 256), value, np.float32), type), type)
@@ -130,12 +134,15 @@ def test_tensors_of_the_file(model, type, tmp_path):
 def test_metadata_is_copied_and_says_what_was_done(model, tmp_path):
     quantize.quantize_file(model, tmp_path / "out.gguf", "Q4_K")
     before, after = (
-        {k: f.contents() for k, f in gguf.GGUFReader(p).fields.items()} for p in (model, tmp_path / "out.gguf")
+        {k: f.contents() for k, f in gguf.GGUFReader(p).fields.items()}
+        for p in (model, tmp_path / "out.gguf")
     )
     assert after["general.file_type"] == gguf.LlamaFileType.MOSTLY_Q4_K_S
     assert after["general.quantization_version"] == 2
     ours = {"general.file_type", "general.quantization_version", "GGUF.kv_count"}
-    assert {k: v for k, v in after.items() if k not in ours} == {k: v for k, v in before.items() if k not in ours}
+    assert {k: v for k, v in after.items() if k not in ours} == {
+        k: v for k, v in before.items() if k not in ours
+    }
 
 
 def test_rows_that_do_not_divide_fall_back(tmp_path):
@@ -146,7 +153,10 @@ def test_rows_that_do_not_divide_fall_back(tmp_path):
         assert types["blk.0.ffn_up.weight"] == fallback  # rows of 96
         assert types["blk.0.ffn_down.weight"] == "F16"  # rows of 40
         assert types["blk.0.attn_norm.weight"] == "F32"
-        assert any("40" not in line and fallback in line for line in quantize.notes(rows, type)) or type == fallback
+        assert (
+            any("40" not in line and fallback in line for line in quantize.notes(rows, type))
+            or type == fallback
+        )
         assert llmcore.load(tmp_path / f"{type}.gguf").logits([1, 2]).shape[0] == 2
 
 
@@ -252,4 +262,6 @@ def test_real_weights_of_a_whole_matrix():
         raw, error = quantize.quantize_tensor(tensor, type)
         assert error < ERRORS[f"{type} down"]
         weights = dequantize(tensor.data, tensor.type)
-        assert error == pytest.approx(relative_error(weights, by_gguf(raw, type).reshape(weights.shape)), rel=1e-6)
+        assert error == pytest.approx(
+            relative_error(weights, by_gguf(raw, type).reshape(weights.shape)), rel=1e-6
+        )

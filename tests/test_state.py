@@ -1,7 +1,7 @@
 """A recurrent layer in the house of attention layers: a toy mixer, and what must hold for every kind of layer.
 
-The toy is a leaky running sum, s <- decay * s + x W_in, y = s W_out. It needs a file of its own (this one), a row in
-`KINDS` and a row in `ARCHITECTURES`, and nothing else.
+The toy is a leaky running sum, s <- decay * s + x W_in, y = s W_out. It needs a file of its own (this one) and a row in
+`ARCHITECTURES`, and nothing else.
 """
 
 import sys
@@ -14,7 +14,7 @@ from conftest import tiny_llama
 from rewrite import rewrite
 
 import llmcore
-from llmcore import families, mixers
+from llmcore import families
 from llmcore.cache import State
 from llmcore.linear import Matrix, linear
 from llmcore.mixers import attention
@@ -46,7 +46,7 @@ class Weights:
 def read(keys, family, i):
     """Every second layer is one, the others attend."""
     if i % 2:
-        return attention.read(keys, replace(family, mixer=attention), i)
+        return attention.read(keys, family, i)
     return Leaky(keys.get("embedding_length", int), 0.9)
 
 
@@ -78,8 +78,8 @@ def toy(tmp_path_factory):
     unread = [f"blk.{i}.attn_{x}.weight" for i in (0, 2) for x in "kv"]
     path = rewrite(tiny_llama(), tmp_path_factory.mktemp("toy") / "toy.gguf", drop=unread)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(mixers.KINDS, Leaky, here)
-        patch.setitem(families.ARCHITECTURES, "llama", replace(families.ARCHITECTURES["llama"], mixer=here))
+        patch.setitem(sys.modules, "llmcore.mixers.leaky", here)
+        patch.setitem(families.ARCHITECTURES, "llama", replace(families.ARCHITECTURES["llama"], mixer="leaky"))
         yield llmcore.load(path)
 
 

@@ -10,8 +10,13 @@ story = pytest.importorskip("story", reason="the story draws with matplotlib")
 
 
 def test_perplexity_and_kl_by_hand():
-    """Two places, two tokens: the base says 1/2 1/2 and 1/4 3/4, the model 1/4 3/4 both times. Token 1 comes twice."""
-    base, log_p = np.log(np.float32([[0.5, 0.5], [0.25, 0.75]])), np.log(np.float32([[0.25, 0.75], [0.25, 0.75]]))
+    """Two places, two tokens: the base says 1/2 1/2 and 1/4 3/4, the model 1/4 3/4 both times. Token 1 comes
+    twice.
+    """
+    base, log_p = (
+        np.log(np.float32([[0.5, 0.5], [0.25, 0.75]])),
+        np.log(np.float32([[0.25, 0.75], [0.25, 0.75]])),
+    )
     found = story.compare(log_p, base, [[7, 1], [7, 1]])
     assert found["perplexity"] == pytest.approx(4 / 3, rel=1e-6)
     assert found["kl"] == pytest.approx((0.5 * math.log(2) + 0.5 * math.log(2 / 3)) / 2, rel=1e-6)

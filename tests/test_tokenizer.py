@@ -1,4 +1,4 @@
-"""The tokenizer against ids worked out by hand, ids recorded from llama.cpp, and llama.cpp's own test vectors."""
+"""The tokenizer against ids by hand, ids recorded from llama.cpp, and llama.cpp's own test vectors."""
 
 import codecs
 import json
@@ -14,42 +14,41 @@ from hypothesis import strategies as st
 
 from llmcore.errors import ModelFileError, UnsupportedModel
 from llmcore.loader import read_gguf
-from llmcore.splits import SPLITS, split_words
-from llmcore.tokenizer import (
-    BYTE,
-    CONTROL,
-    NORMAL,
-    UNKNOWN,
-    USER_DEFINED,
-    SpecialTokens,
-    Tokenizer,
-    merge_pairs,
-)
+from llmcore.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, SpecialTokens, Tokenizer
+from llmcore.tokenizers.bytepairs import merge_pairs
+from llmcore.tokenizers.splits import SPLITS, split_words
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 RECORDED = json.loads((ROOT / "tests/data/tokenizer.json").read_text(encoding="utf-8"))
 
-# GPT-2's 256 characters for bytes, in the order of its vocabulary: visible Latin-1 first, then U+0100 to U+0143.
-BYTE_CHARS = [chr(i) for i in (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100), *range(0x100, 0x144))]
+# GPT-2's 256 characters for bytes, in the order of its vocabulary: visible Latin-1, then U+0100 to U+0143.
+BYTE_CHARS = [
+    chr(i) for i in (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100), *range(0x100, 0x144))
+]
 
 
 def spm(pieces, special=(), **metadata):
-    """SentencePiece: <unk> 0, <s> 1, </s> 2, bytes 3 to 258, pieces (text, score), special tokens (text, type)."""
+    """SentencePiece: <unk> 0, <s> 1, </s> 2, bytes 3 to 258, pieces (text, score), special (text, type)."""
     tokens = [("<unk>", 0, UNKNOWN), ("<s>", 0, CONTROL), ("</s>", 0, CONTROL)]
     tokens += [(f"<0x{byte:02X}>", 0, BYTE) for byte in range(256)]
     tokens += [(text, score, NORMAL) for text, score in pieces] + [(text, 0, kind) for text, kind in special]
     texts, scores, types = zip(*tokens, strict=True)
-    arrays = {"tokens": list(texts), "scores": np.array(scores, np.float32), "token_type": np.array(types, np.int32)}
+    arrays = {
+        "tokens": list(texts),
+        "scores": np.array(scores, np.float32),
+        "token_type": np.array(types, np.int32),
+    }
     return describe(**{"model": "llama", **arrays, **metadata})
 
 
 def bpe(merges=(), special=(), words=(), **metadata):
-    """Byte-level vocabulary: 256 bytes, the results of the merges, more words, then the special tokens (text, type)."""
-    texts = [*BYTE_CHARS, *dict.fromkeys(merge.replace(" ", "") for merge in merges), *words]
+    """Byte-level vocabulary: 256 bytes, the results of the merges, more words, special (text, type)."""
+    texts = [*BYTE_CHARS, *dict.fromkeys(merge.replace(" ", "") for merge in merges or ()), *words]
     types = [NORMAL] * len(texts) + [kind for _, kind in special]
     arrays = {"tokens": texts + [text for text, _ in special], "token_type": np.array(types, np.int32)}
-    return describe(**{"model": "gpt2", "pre": "gpt-2", "merges": list(merges), **arrays, **metadata})
+    merges = {"merges": None if merges is None else list(merges)}
+    return describe(**{"model": "gpt2", "pre": "gpt-2", **merges, **arrays, **metadata})
 
 
 def describe(**values):
@@ -73,7 +72,17 @@ def from_file(path):
 
 # By hand: SentencePiece
 
-PIECES = [("▁", -10), ("a", -11), ("b", -12), ("c", -13), ("ab", -1), ("bc", -2), ("▁ab", -3), ("abc", -9), ("aa", -4)]
+PIECES = [
+    ("▁", -10),
+    ("a", -11),
+    ("b", -12),
+    ("c", -13),
+    ("ab", -1),
+    ("bc", -2),
+    ("▁ab", -3),
+    ("abc", -9),
+    ("aa", -4),
+]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +110,14 @@ def test_spm_bos_eos_and_empty_text():
 
 def test_spm_space_prefix_returns_after_each_special_token():
     tokenizer = make(spm(PIECES, [("[u]", USER_DEFINED)]))
-    assert texts_of(tokenizer, "ab<s>ab[u]ab</s>", parse_special=True) == ["▁ab", "<s>", "▁ab", "[u]", "▁ab", "</s>"]
+    assert texts_of(tokenizer, "ab<s>ab[u]ab</s>", parse_special=True) == [
+        "▁ab",
+        "<s>",
+        "▁ab",
+        "[u]",
+        "▁ab",
+        "</s>",
+    ]
     assert texts_of(tokenizer, "[u]ab") == ["[u]", "▁ab"]
     assert texts_of(make(spm(PIECES, add_space_prefix=False)), "abc") == ["abc"]
 
@@ -152,10 +168,14 @@ def test_long_words_do_not_take_quadratic_time():
     assert time.perf_counter() - start < 5  # a plain loop takes minutes
 
 
-@given(text=st.text("abc", max_size=30), merges=st.lists(st.from_regex("[abc]{1,3} [abc]{1,3}", fullmatch=True)))
+@given(
+    text=st.text("abc", max_size=30), merges=st.lists(st.from_regex("[abc]{1,3} [abc]{1,3}", fullmatch=True))
+)
 def test_merges_as_a_plain_loop_does_them(text, merges):
     ranks, symbols = {merge: rank for rank, merge in reversed([*enumerate(merges)])}, [*text]
-    while found := [(ranks[f"{a} {b}"], i) for i, (a, b) in enumerate(pairwise(symbols)) if f"{a} {b}" in ranks]:
+    while found := [
+        (ranks[f"{a} {b}"], i) for i, (a, b) in enumerate(pairwise(symbols)) if f"{a} {b}" in ranks
+    ]:
         _, i = min(found)
         symbols[i : i + 2] = [symbols[i] + symbols[i + 1]]
     assert merge_pairs(text, ranks) == symbols
@@ -174,7 +194,10 @@ def test_bpe_first_of_equal_merges_counts():
 def test_bpe_letters_for_bytes_are_dropped_where_a_merge_made_no_token():
     metadata = bpe(["Ġ x"])
     metadata["tokenizer.ggml.tokens"][256] = "other"
-    assert texts_of(make(metadata), "a x") == ["a", "x"]  # as llama.cpp does: it looks for Ġ's own bytes C4 and A0
+    assert texts_of(make(metadata), "a x") == [
+        "a",
+        "x",
+    ]  # as llama.cpp does: it looks for Ġ's own bytes C4 and A0
 
 
 def test_ignore_merges_takes_a_word_that_is_a_token():
@@ -223,10 +246,18 @@ def test_defaults_of_bos():
         ("tekken", "漢a//\n", ["漢a", "//\n"]),
         ("falcon", "a`$x 12345", ["a", "`$", "x", " ", "123", "45"]),
         ("default", "a`$x 12345", ["a", "`", "$", "x", " ", "123", "45"]),
-        ("deepseek-llm", "ab\u3000。 漢字 12 \n ", ["ab", "\u3000", "。", " ", "漢字", " ", "12", " ", "\n", " "]),
+        (
+            "deepseek-llm",
+            "ab\u3000。 漢字 12 \n ",
+            ["ab", "\u3000", "。", " ", "漢字", " ", "12", " ", "\n", " "],
+        ),
         ("deepseek-coder", "ab, 漢字1\r\n", ["ab", ",", " ", "漢字", "1", "\r", "\n"]),
         ("deepseek-v3", "_ab 漢字かな12345!\n", ["_ab", " ", "漢字かな", "123", "45", "!\n"]),
-        ("gpt-2", "\U00031350\u0378", ["\U00031350", "\u0378"]),  # a letter since Unicode 15.0; no character at all
+        (
+            "gpt-2",
+            "\U00031350\u0378",
+            ["\U00031350", "\u0378"],
+        ),  # a letter since Unicode 15.0; no character at all
     ],
 )
 def test_words(pre, text, words):
@@ -310,7 +341,11 @@ def test_phi3_special_tokens_swallow_white_space():
         (["<x>"], {}, []),
         (["<x>"], {"eos_token_id": 256}, ["<x>"]),
         (["<x>", "<y>"], {"eot_token_id": 257}, ["<y>"]),
-        (["<|im_end|>", "<|endoftext|>", "<x>"], {"eos_token_id": 258}, ["<x>", "<|endoftext|>", "<|im_end|>"]),
+        (
+            ["<|im_end|>", "<|endoftext|>", "<x>"],
+            {"eos_token_id": 258},
+            ["<x>", "<|endoftext|>", "<|im_end|>"],
+        ),
         (["<|fim_pad|>", "<|file_sep|>", "<|fim_prefix|>"], {}, ["<|file_sep|>", "<|fim_pad|>"]),
         (["<|end|>"], {}, ["<|end|>"]),
         (["<|end|>", "<|return|>", "<|call|>", "<|start|>"], {}, ["<|call|>", "<|return|>"]),  # gpt-oss
@@ -353,9 +388,14 @@ def test_decode_refuses_ids_out_of_range(bad):
 
 def test_token_bytes_stream_to_the_text_of_decode():
     tokenizer = make(bpe())
-    ids = [*tokenizer.encode("naïve 😀 漢"), *(BYTE_CHARS.index(char) for char in "æa")]  # bytes E6 61 are no UTF-8
+    ids = [
+        *tokenizer.encode("naïve 😀 漢"),
+        *(BYTE_CHARS.index(char) for char in "æa"),
+    ]  # bytes E6 61 are no UTF-8
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    streamed = "".join(decoder.decode(tokenizer.token_bytes(i)) for i in ids) + decoder.decode(b"", final=True)
+    streamed = "".join(decoder.decode(tokenizer.token_bytes(i)) for i in ids) + decoder.decode(
+        b"", final=True
+    )
     assert streamed == tokenizer.decode(ids)
     assert streamed == "naïve 😀 漢\ufffda"
 
@@ -363,28 +403,111 @@ def test_token_bytes_stream_to_the_text_of_decode():
 @pytest.mark.parametrize(
     ("metadata", "error", "message"),
     [
-        ({}, ModelFileError, "x.gguf: tokenizer.ggml.model is missing"),
+        ({}, ModelFileError, "x.gguf: the metadata has no tokenizer.ggml.model"),
         (describe(model="bert"), UnsupportedModel, "'bert'; we have llama, gpt2, gemma4"),
-        (describe(model="llama"), ModelFileError, "tokenizer.ggml.tokens is missing"),
-        (describe(model="llama", tokens=[]), ModelFileError, "tokens is refused by sentencepiece"),
+        (describe(model="llama"), ModelFileError, "the metadata has no tokenizer.ggml.tokens"),
+        (
+            describe(model="llama", tokens=np.arange(3)),
+            ModelFileError,
+            "tokens is '.0 1 2.', which is not of type list",
+        ),
+        (
+            describe(model="llama", tokens=["a", ["b"]]),
+            ModelFileError,
+            "tokens holds other things than strings",
+        ),
+        (describe(model="llama", tokens=[]), ModelFileError, "tokens is empty"),
         (bpe(pre="nonesuch"), UnsupportedModel, "'nonesuch'; we have gpt-2, "),
-        (bpe(pre="kimi-k2"), UnsupportedModel, "'kimi-k2'; we have gpt-2, .* tekken, "),
-        (bpe() | {"tokenizer.ggml.merges": None}, ModelFileError, "merges is missing"),
-        (bpe() | {"tokenizer.ggml.merges": ["a b", "ab"]}, ModelFileError, "merges holds 'ab'"),
-        (bpe() | {"tokenizer.ggml.merges": ["a b c"]}, ModelFileError, "merges holds 'a b c'"),
-        (bpe() | {"tokenizer.ggml.merges": np.arange(3)}, ModelFileError, "merges is of type ndarray, not list"),
-        (bpe(bos_token_id=256), ModelFileError, "bos_token_id is 256, but there are 256 tokens"),
-        (bpe(eos_token_id="2"), ModelFileError, "eos_token_id is of type str, not int"),
-        (bpe(add_bos_token=True), ModelFileError, "bos_token_id is missing"),
+        (bpe(pre="jina-v2-de"), UnsupportedModel, "'jina-v2-de'; we have gpt-2, .* tekken, "),
+        (bpe(merges=None), ModelFileError, "the metadata has no tokenizer.ggml.merges"),
+        (bpe() | {"tokenizer.ggml.merges": np.arange(3)}, ModelFileError, "merges is .* not of type list"),
+        (bpe(eos_token_id="2"), ModelFileError, "eos_token_id is '2', which is not of type int"),
         (bpe(words=["a"]), ModelFileError, "tokens holds 'a' twice"),
-        (spm(PIECES, scores=np.zeros(3)), ModelFileError, r"scores has shape \(3,\), but there are 268 tokens"),
-        (spm(PIECES, token_type=np.ones(300)), ModelFileError, r"token_type has shape \(300,\)"),
-        (spm(PIECES, token_type=np.full(268, BYTE)), ModelFileError, "tokens is refused by sentencepiece"),
+        (
+            spm(PIECES, scores=np.zeros(3)),
+            ModelFileError,
+            r"scores has shape \(3,\), but there are 268 tokens",
+        ),
+        (spm(PIECES, scores=["0"] * 268), ModelFileError, "scores is .* not of type ndarray"),
+        (spm(PIECES, token_type=np.ones(267)), ModelFileError, r"token_type has shape \(267,\)"),
     ],
 )
 def test_bad_metadata_is_refused_by_name(metadata, error, message):
     with pytest.raises(error, match=message):
         make(metadata)
+
+
+@pytest.mark.parametrize("token_id", [256, -1, 2**32 - 1, 2**40])
+@pytest.mark.parametrize("role", ["bos", "eos", "eot", "eom", "unknown", "fim_pre", "fim_pad", "fim_sep"])
+def test_an_id_past_the_tokens_is_told_and_the_default_taken(role, token_id):
+    key = f"{role}_token_id"
+    with pytest.warns(
+        UserWarning, match=rf"x\.gguf: tokenizer\.ggml\.{key} is {token_id}, .* 256 tokens"
+    ) as told:
+        tokenizer = make(bpe(**{key: token_id}))
+    assert len(told) == 1
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.eog_ids) == (None, None, frozenset())
+    with pytest.warns(UserWarning, match=key):
+        tokenizer = make(spm(PIECES, **{key: max(token_id, 268)}))
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.encode("abc")) == (1, 2, [1, 265, 262])
+
+
+def test_harmless_mistakes_are_told():
+    def told(metadata, message):
+        with pytest.warns(UserWarning, match=message):
+            return make(metadata)
+
+    assert told(bpe(add_bos_token=True), "bos_token_id is missing").encode("a") == [64]
+    merges = {"tokenizer.ggml.merges": ["a b", "bc", "b c", " c", "c ", "c d e"]}
+    tokenizer = told(bpe(["a b", "b c"]) | merges, "merges holds ' c', which is not two symbols")
+    assert texts_of(tokenizer, "abcc bc") == ["ab", "c", "c", "Ġ", "bc"]
+    longer = {
+        "scores": np.append(spm(PIECES)["tokenizer.ggml.scores"], 9),
+        "token_type": np.ones(300, np.int32),
+    }
+    assert texts_of(told(spm(PIECES, **longer), "numbers for 268 tokens"), "abc") == ["▁ab", "c"]
+
+
+def test_an_empty_chat_template_is_none():
+    assert make(bpe() | {"tokenizer.chat_template": ""}).chat_template is None
+
+
+# Bytes of SentencePiece are found by their text, whatever their type
+
+
+@pytest.mark.parametrize("kind", [None, *range(7)])
+def test_bytes_go_by_their_text(kind):
+    """Files of early 2024 have them as normal tokens, or no types at all; llama.cpp looks for <0x0A>."""
+    types = None
+    if kind is not None:
+        types = spm(PIECES)["tokenizer.ggml.token_type"].copy()
+        types[3:259] = kind
+    tokenizer = make(spm(PIECES, token_type=types))
+    assert texts_of(tokenizer, "a\n😀") == ["▁", "a", "<0x0A>", "<0xF0>", "<0x9F>", "<0x98>", "<0x80>"]
+    assert tokenizer.decode(tokenizer.encode("a\n😀", add_special=False)) == "a\n😀"
+
+
+def test_the_unknown_token_may_be_any():
+    for token_id in (5, 13, 260):  # a byte, another byte, "a": llama.cpp takes them where the text has them
+        tokenizer = make(spm(PIECES, unknown_token_id=token_id))
+        assert texts_of(tokenizer, "a\n\x02") == ["▁", "a", "<0x0A>", "<0x02>"]
+
+
+def test_a_missing_byte_is_the_character_itself_or_unknown():
+    metadata = spm([*PIECES, ("\t", -20)])
+    for byte in (0x09, 0x0A, 0xF0):
+        metadata["tokenizer.ggml.tokens"][3 + byte] = f"other{byte}"
+    with pytest.warns(UserWarning, match="lacks 3 of the 256 bytes, such as <0x09>"):
+        tokenizer = make(metadata)
+    assert texts_of(tokenizer, "a\t\n😀é") == [
+        *("▁", "a", "\t", "<unk>", "<unk>", "<0x9F>", "<0x98>", "<0x80>", "<0xC3>", "<0xA9>")
+    ]
+
+
+def test_a_byte_typed_token_with_another_text_is_text():
+    metadata = bpe(words=["<0x0A>", "xyz"])
+    metadata["tokenizer.ggml.token_type"][256:] = BYTE
+    assert make(metadata).decode([256, 257]) == "\nxyz"
 
 
 # Recorded from llama.cpp (tests/data/tokenizer.json says how)
@@ -407,13 +530,18 @@ def recorded(name):
     return make(bpe(RECORDED["merges"], special, pre=name, bos_token_id=1))
 
 
+# Here a mark is no letter to llama.cpp's tekken, but one to the published pattern (test_splits.py has more).
+OTHER_WORDS = {("tekken", "andYou'RE6\u0489's\u2940!!!")}
+
+
 @pytest.mark.parametrize("name", ["spm", "gemma4", *RECORDED_SPLITS])
 def test_recorded_ids(name):
     tokenizer = recorded(name)
     for case in RECORDED["cases"]:
-        plain, *_, parsed = 2 * case.get(name, case["gpt-2"])
-        assert tokenizer.encode(case["text"], add_special=False) == plain, case["text"]
-        assert tokenizer.encode(case["text"], add_special=False, parse_special=True) == parsed, case["text"]
+        text, (plain, *_, parsed) = case["text"], 2 * case.get(name, case["gpt-2"])
+        assert (tokenizer.encode(text, add_special=False) == plain) == ((name, text) not in OTHER_WORDS), text
+        if (name, text) not in OTHER_WORDS:
+            assert tokenizer.encode(text, add_special=False, parse_special=True) == parsed, text
 
 
 @given(text=st.text())
@@ -424,7 +552,9 @@ def test_decode_undoes_encode(name, text):
     ids = tokenizer.encode(text, add_special=False)
     assert tokenizer.decode(ids) == text
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    streamed = "".join([decoder.decode(tokenizer.token_bytes(i)) for i in ids]) + decoder.decode(b"", final=True)
+    streamed = "".join([decoder.decode(tokenizer.token_bytes(i)) for i in ids]) + decoder.decode(
+        b"", final=True
+    )
     assert streamed.removeprefix(" " if name == "spm" else "") == text
 
 
@@ -462,11 +592,17 @@ def test_chat_tokens_of_real_models():
     assert {gemma.tokens[i] for i in gemma.eog_ids} == {"<eos>", "<end_of_turn>", "</s>"}
     assert texts_of(smollm, "<|im_start|>user\n", parse_special=True) == ["<|im_start|>", "user", "Ċ"]
     assert "<|im_start|>" in smollm.chat_template
-    assert texts_of(gemma, "<start_of_turn>user\n\n", parse_special=True) == ["<start_of_turn>", "user", "\n\n"]
+    assert texts_of(gemma, "<start_of_turn>user\n\n", parse_special=True) == [
+        "<start_of_turn>",
+        "user",
+        "\n\n",
+    ]
 
 
 @given(text=st.text())
-@pytest.mark.parametrize("path", [SHARED / f"vocab/ggml-vocab-{name}.gguf" for name in ("llama-spm", "gpt-2", "qwen2")])
+@pytest.mark.parametrize(
+    "path", [SHARED / f"vocab/ggml-vocab-{name}.gguf" for name in ("llama-spm", "gpt-2", "qwen2")]
+)
 @settings(max_examples=50, deadline=None)
 def test_decode_undoes_encode_for_whole_vocabularies(path, text):
     tokenizer = from_file(path)

@@ -1,4 +1,4 @@
-"""scripts/train.py: the models it writes, against other readers and engines; interruption; what it refuses."""
+"""scripts/train.py: its models, against other readers and engines; interruption; what it refuses."""
 
 import signal
 import subprocess
@@ -10,21 +10,31 @@ import numpy as np
 import pytest
 import record_trained
 from conftest import DATA, ROOT
+from training import backprop, corpus, grammar
+from training.archive import BOS_ID, tokenizer_keys
 
 import llmcore
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import backprop
-import corpus
-import grammar
-from archive import BOS_ID, tokenizer_keys
-
 from llmcore.config import read_config
 from llmcore.loader import read_gguf
 from llmcore.tokenizer import Tokenizer
 
 SCRIPT = ROOT / "scripts" / "train.py"
-TINY = ["--layers", 2, "--width", 16, "--heads", 2, "--vocab", 300, "--batch", 4, "--steps", 30, "--every", 10]
+TINY = [
+    "--layers",
+    2,
+    "--width",
+    16,
+    "--heads",
+    2,
+    "--vocab",
+    300,
+    "--batch",
+    4,
+    "--steps",
+    30,
+    "--every",
+    10,
+]
 NAMES = ["m_1.gguf", "m_2.gguf", "m_3.gguf", "m_final.gguf"]
 ANY_TEXT = {"temperature": 1, "top_k": 0, "top_p": 1, "min_p": 0}
 
@@ -98,7 +108,9 @@ def test_another_seed_makes_other_models(folder, tmp_path):
 @pytest.mark.parametrize(("how", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
 def test_interrupted_training_ends_at_the_same_numbers(folder, tmp_path, how, status):
     arguments = ["--grammar", "--out", tmp_path, *TINY]
-    with subprocess.Popen(command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
         while not (tmp_path / "m_2.gguf").exists() and process.poll() is None:
             time.sleep(0.001)
         process.send_signal(how)

@@ -8,7 +8,6 @@ from conftest import ROOT
 from record_llama_cpp import CONTEXT, IDS, POSITIONS, RECORD, VARIANTS, checksum
 
 import llmcore
-from llmcore.cache import KVCache
 from llmcore.model import forward, unembed
 
 sys.path.insert(0, str(ROOT / "scripts"))

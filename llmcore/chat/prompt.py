@@ -7,6 +7,7 @@ from functools import partial
 from ..errors import ModelFileError
 from .template import render_template
 
+
 def encode_chat(tokenizer, messages: list[dict], *, add_generation_prompt: bool = True) -> list[int]:
     """The ids of a conversation, ready for the model's answer: the template's control tokens, the messages' plain text.
 
@@ -14,14 +15,20 @@ def encode_chat(tokenizer, messages: list[dict], *, add_generation_prompt: bool 
     also for a model without a template, or one whose template has no place for a system message.
     """
     if tokenizer.chat_template is None:
-        raise ValueError("this model has no chat template, it only continues texts: python -m llmcore.generate")
+        raise ValueError(
+            "this model has no chat template, it only continues texts: python -m llmcore.generate"
+        )
     bos, eos = (None if i is None else tokenizer.tokens[i] for i in (tokenizer.bos_id, tokenizer.eos_id))
     template = partial(render_template, tokenizer.chat_template, bos_token=bos, eos_token=eos)
     disarmed, stand_ins = _disarm(messages, tokenizer)
     text = _with_system(partial(template, add_generation_prompt=add_generation_prompt), disarmed)
     ids = []
     for piece in tokenizer.special.split(text):
-        ids += [piece] if isinstance(piece, int) else tokenizer.encode(piece.translate(stand_ins), add_special=False)
+        ids += (
+            [piece]
+            if isinstance(piece, int)
+            else tokenizer.encode(piece.translate(stand_ins), add_special=False)
+        )
     return [tokenizer.bos_id, *ids] if tokenizer.add_bos and ids[:1] != [tokenizer.bos_id] else ids
 
 
@@ -58,7 +65,9 @@ def _disarm(messages, tokenizer):
 def _with_system(render, messages):
     """`render(messages)`; ValueError if their system text is refused or makes no difference."""
     system = [message for message in messages if message.get("role") == "system"]
-    advice = "this model's chat template has no system role: put that text at the head of the first user message"
+    advice = (
+        "this model's chat template has no system role: put that text at the head of the first user message"
+    )
     try:
         text = render(messages)
     except ModelFileError:

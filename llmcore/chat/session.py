@@ -59,9 +59,14 @@ class Session:
     def __post_init__(self):
         """Begin with an empty cache."""
         self._stops = stop_strings(self.stop)
-        self._cache, self._ids = self.llm.empty_cache(), []  # the cache holds the first tokens of these, and no others
+        self._cache, self._ids = (
+            self.llm.empty_cache(),
+            [],
+        )  # the cache holds the first tokens of these, and no others
 
-    def answer(self, *, seed: int | None = None, drop_oldest: bool = False) -> Iterator[Text | Dropped | Done]:
+    def answer(
+        self, *, seed: int | None = None, drop_oldest: bool = False
+    ) -> Iterator[Text | Dropped | Done]:
         """Have the last message answered; the answer is appended to the messages, whole or as far as it was read.
 
         Whoever closes the iterator stops the answer. Raises ContextOverflow if the conversation does not fit and its

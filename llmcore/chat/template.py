@@ -46,18 +46,31 @@ def render_template(
         raise ImportError('chat needs jinja2; get it with: pip install "llmcore[chat]"') from None
     if not all(isinstance(message, dict) for message in messages):
         raise ValueError('messages must be a list of dicts like {"role": "user", "content": "Hello"}')
-    tokens = {name: text for name, text in (("bos_token", bos_token), ("eos_token", eos_token)) if text is not None}
-    variables = {"tools": None, "documents": None, "add_generation_prompt": add_generation_prompt} | tokens | variables
+    tokens = {
+        name: text for name, text in (("bos_token", bos_token), ("eos_token", eos_token)) if text is not None
+    }
+    variables = (
+        {"tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
+        | tokens
+        | variables
+    )
     variables["messages"] = [_with_reasoning(message) for message in messages]
     request = json.dumps({"template": template, "variables": variables, "now": datetime.now().isoformat()})
     # -I -S: the child is to find what we find, and nothing of its environment
     path = [*filter(None, sys.path), str(Path(__file__).parents[2])]
     command = [sys.executable, "-I", "-S", "-c", CHILD, *path]
-    answer = {"broken": f"takes more than {SECONDS} seconds or {MEMORY >> 20} MB"}  # if the child has not lived to tell
+    answer = {
+        "broken": f"takes more than {SECONDS} seconds or {MEMORY >> 20} MB"
+    }  # if the child has not lived to tell
     with suppress(subprocess.TimeoutExpired, json.JSONDecodeError):
         # a session of its own, so that Ctrl-C in a terminal is ours to handle
         done = subprocess.run(
-            command, input=request.encode(), capture_output=True, timeout=WAIT, start_new_session=True, check=False
+            command,
+            input=request.encode(),
+            capture_output=True,
+            timeout=WAIT,
+            start_new_session=True,
+            check=False,
         )
         answer = json.loads(done.stdout)
     if "refused" in answer:
@@ -91,7 +104,9 @@ def _answer(template, variables, now):
     try:
         text = _environment(now).from_string(template).render(variables)
     except Exception as error:
-        if type(error) is jinja2.TemplateError:  # raise_exception's alone; Jinja's own errors are of its subclasses
+        if (
+            type(error) is jinja2.TemplateError
+        ):  # raise_exception's alone; Jinja's own errors are of its subclasses
             return {"refused": f"{error!s:.500}"}
         calls = traceback.walk_tb(error.__traceback__)
         line = [line for frame, line in calls if frame.f_code.co_filename == "<template>"][-1:]
@@ -112,17 +127,24 @@ def _environment(now):
 
         def parse(self, parser):
             line = next(parser.stream).lineno
-            return jinja2.nodes.Scope(parser.parse_statements(["name:endgeneration"], drop_needle=True), lineno=line)
+            return jinja2.nodes.Scope(
+                parser.parse_statements(["name:endgeneration"], drop_needle=True), lineno=line
+            )
 
     def raise_exception(message):
         raise jinja2.TemplateError(message)
 
     def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+        return json.dumps(
+            value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+        )
 
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
     )
     environment.filters["tojson"] = tojson  # Jinja's own escapes HTML
-    environment.globals |= {"raise_exception": raise_exception, "strftime_now": datetime.fromisoformat(now).strftime}
+    environment.globals |= {
+        "raise_exception": raise_exception,
+        "strftime_now": datetime.fromisoformat(now).strftime,
+    }
     return environment

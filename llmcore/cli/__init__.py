@@ -1,3 +1,1 @@
 """The commands: what they can be told, how they run, what they report."""
-
-

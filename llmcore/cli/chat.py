@@ -36,7 +36,9 @@ class Terminal:
     """A session and its screen."""
 
     session: Session
-    rng: np.random.Generator  # seeds the answers, so that one seed repeats a conversation, and /retry no answer
+    rng: (
+        np.random.Generator
+    )  # seeds the answers, so that one seed repeats a conversation, and /retry no answer
     policy: str  # STOP or DROP
     say: Say
     write: Callable[[str, bool], None]  # a piece of an answer, and whether it is reasoning
@@ -56,7 +58,10 @@ class Terminal:
 
     def _answer(self, seed, drop_oldest):
         session, begun = self.session, []
-        with deferred_interrupt(begun) as interrupts, closing(session.answer(seed=seed, drop_oldest=drop_oldest)) as events:
+        with (
+            deferred_interrupt(begun) as interrupts,
+            closing(session.answer(seed=seed, drop_oldest=drop_oldest)) as events,
+        ):
             for event in events:
                 if isinstance(event, Text):
                     begun.append(True)
@@ -71,7 +76,9 @@ class Terminal:
         self.costs.append(timings(done.times, done.n_prompt, end, done.n_cached))
         self.say(self.costs[-1])
         if end == CONTEXT_FULL:
-            self.say(f"the answer stops here because the context of {session.llm.context_length} tokens is full")
+            self.say(
+                f"the answer stops here because the context of {session.llm.context_length} tokens is full"
+            )
         return end
 
 
@@ -110,7 +117,9 @@ def system(chat, text):
     session = chat.session
     rest = [message for message in session.messages if message["role"] != "system"]
     first = [{"role": "system", "content": text}] if text else []
-    encode_chat(session.llm.tokenizer, [*first, *(rest[:1] or [{"role": "user", "content": "?"}])])  # or it is refused
+    encode_chat(
+        session.llm.tokenizer, [*first, *(rest[:1] or [{"role": "user", "content": "?"}])]
+    )  # or it is refused
     session.messages = first + rest
 
 
@@ -154,7 +163,9 @@ def load(chat, path):
         messages = [(m["role"], m["content"]) for m in json.loads(Path(path).read_text(encoding="utf-8"))]
     except (ValueError, TypeError, KeyError, RecursionError):
         messages = [(None, None)]
-    if any(role not in ("system", "user", "assistant") or not isinstance(text, str) for role, text in messages):
+    if any(
+        role not in ("system", "user", "assistant") or not isinstance(text, str) for role, text in messages
+    ):
         raise ValueError(f'{path}: not a list of messages like {{"role": "user", "content": "Hello"}}')
     chat.session.messages = [{"role": role, "content": text} for role, text in messages]
     chat.say(f"{path}: {len(messages)} messages")
@@ -177,7 +188,11 @@ def bye(chat, _):
 
 COMMANDS = {  # name: function, what follows it, its line in /help
     "/help": (help_, "", "this list"),
-    "/system": (system, "TEXT", "set the system message, which tells the model how to answer; without TEXT there is none"),
+    "/system": (
+        system,
+        "TEXT",
+        "set the system message, which tells the model how to answer; without TEXT there is none",
+    ),
     "/clear": (clear, "", "forget all turns"),
     "/undo": (undo, "", "take back the last message and its answer"),
     "/retry": (retry, "", "have the last message answered anew"),
@@ -226,11 +241,15 @@ def run(args: argparse.Namespace, sampling: Sampling, say: Say) -> int:
         args.context_policy,
         say=lambda text: say(dimmed(text)),
         write=lambda piece, is_reasoning: print(dimmed(piece, is_reasoning), end="", flush=True),
-        ask=lambda problem: terminal and input(f"{problem}. Drop the oldest turns? [y/N] ").lower() in ("y", "yes"),
+        ask=lambda problem: (
+            terminal and input(f"{problem}. Drop the oldest turns? [y/N] ").lower() in ("y", "yes")
+        ),
     )
     system(chat, args.system or "")  # also tells whether the model can chat at all
     chat.say(f"weights: {llm.held}")
-    chat.say(f"load {load_seconds:.2f} s | context {llm.context_length} tokens | seed {seed} | /help lists the commands")
+    chat.say(
+        f"load {load_seconds:.2f} s | context {llm.context_length} tokens | seed {seed} | /help lists the commands"
+    )
     while True:
         try:
             line = input("> ") if terminal else sys.stdin.readline() or "/bye"

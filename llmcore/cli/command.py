@@ -32,7 +32,9 @@ def open_standard_streams() -> None:
                 os.close(nowhere)
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))
         elif hasattr(stream, "reconfigure"):  # a test's stand-in for a stream has none
-            stream.reconfigure(encoding="utf-8", errors={"stdin": "replace", "stderr": "backslashreplace"}.get(name))
+            stream.reconfigure(
+                encoding="utf-8", errors={"stdin": "replace", "stderr": "backslashreplace"}.get(name)
+            )
 
 
 def command_line(parser: argparse.ArgumentParser, run, argv=None, check=lambda args: None) -> int:
@@ -104,13 +106,18 @@ def the_one_model() -> Path:
     found = sorted(
         path
         for path in paths
-        if not (part.fullmatch(path.stem) and "-00001-of-" not in path.stem) and not path.name.startswith("mmproj")
+        if not (part.fullmatch(path.stem) and "-00001-of-" not in path.stem)
+        and not path.name.startswith("mmproj")
     )
     if len(found) == 1:
         return found[0]
     if not found:
-        raise ValueError(f"no model in {MODELS.absolute()}; name one with --model: a file, smollm2, or hf:ORG/REPO")
-    raise ValueError(f"more than one model in {MODELS}/; choose one with --model: {', '.join(map(str, found))}")
+        raise ValueError(
+            f"no model in {MODELS.absolute()}; name one with --model: a file, smollm2, or hf:ORG/REPO"
+        )
+    raise ValueError(
+        f"more than one model in {MODELS}/; choose one with --model: {', '.join(map(str, found))}"
+    )
 
 
 def read_prompt(args: argparse.Namespace) -> str:
@@ -122,7 +129,9 @@ def read_prompt(args: argparse.Namespace) -> str:
 
 def read_text(path: str) -> str:
     """The text of a file, or of standard input (-); one line end at its very end is not part of it."""
-    where, data = ("standard input", sys.stdin.buffer.read()) if path == "-" else (path, Path(path).read_bytes())
+    where, data = (
+        ("standard input", sys.stdin.buffer.read()) if path == "-" else (path, Path(path).read_bytes())
+    )
     return re.sub(r"\r?\n\Z", "", decoded(where, data))
 
 

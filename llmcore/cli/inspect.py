@@ -80,12 +80,16 @@ def _size(n_bytes: int) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Print what is in a model file; returns the exit status."""
-    parser = argparse.ArgumentParser("python -m llmcore inspect", description="Print what is in a model file.")
+    parser = argparse.ArgumentParser(
+        "python -m llmcore inspect", description="Print what is in a model file."
+    )
     parser.add_argument("file", help="a GGUF file; of a split model, the first")
     file = parser.parse_args(argv).file
 
     def work():
-        sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may lack some characters of the vocabulary
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # the terminal may lack some characters of the vocabulary
         for line in describe(read_gguf(file)):
             print(line)
         return 0

@@ -24,7 +24,9 @@ def draft_tokens(text: str) -> int:
     """An argument type: lookup:N, or lookup for lookup:DRAFT."""
     kind, colon, n = text.partition(":")
     if kind != "lookup" or (colon and not (n.isdecimal() and int(n))):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither lookup nor lookup:N for a whole number N of 1 or more")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither lookup nor lookup:N for a whole number N of 1 or more"
+        )
     if colon:
         return int(n)
     from ..speed.drafting import DRAFT
@@ -42,8 +44,18 @@ SAMPLING = [  # flag, its value, its type, what it does; the defaults are those 
 OPTIONS = [
     ("--seed", "S", count(0), "the same seed gives the same text; else a new one is taken, and told"),
     ("--max-tokens", "N", count(1), "stop after N tokens; else the text's own end or a full context does"),
-    ("--context", "N", count(1), "tokens of prompt and text together; else as many as the model was trained on"),
-    ("--draft", "lookup:N", draft_tokens, "guess up to N tokens ahead where the text repeats itself: the same, sooner"),
+    (
+        "--context",
+        "N",
+        count(1),
+        "tokens of prompt and text together; else as many as the model was trained on",
+    ),
+    (
+        "--draft",
+        "lookup:N",
+        draft_tokens,
+        "guess up to N tokens ahead where the text repeats itself: the same, sooner",
+    ),
     ("--threads", "N", count(1), "compute with N threads; else one for each core"),
 ]
 
@@ -52,14 +64,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """What every command that runs a model can be told."""
     names = "a GGUF file, smollm2 or gemma3, or hf:ORG/REPO[/FILE.gguf]; else the one model in models/"
     parser.add_argument("--model", metavar="M", help=names)
-    parser.add_argument("--system", metavar="S", help="the system message: how a chat model shall answer (as --chat)")
+    parser.add_argument(
+        "--system", metavar="S", help="the system message: how a chat model shall answer (as --chat)"
+    )
     for flag, metavar, kind, text in SAMPLING:
         default = DEFAULTS[flag[2:].replace("-", "_")]
         parser.add_argument(flag, metavar=metavar, type=kind, default=default, help=f"{text} (%(default)s)")
     for flag, metavar, kind, text in OPTIONS:
         parser.add_argument(flag, metavar=metavar, type=kind, help=text)
-    parser.add_argument("--stop", metavar="STR", action="append", default=[], help="end before STR; may be repeated")
-    parser.add_argument("--weights", choices=WEIGHTS, default="auto", help="how weights are held (%(default)s)")
+    parser.add_argument(
+        "--stop", metavar="STR", action="append", default=[], help="end before STR; may be repeated"
+    )
+    parser.add_argument(
+        "--weights", choices=WEIGHTS, default="auto", help="how weights are held (%(default)s)"
+    )
     parser.add_argument("--quiet", action="store_true", help="write nothing but errors to standard error")
 
 

@@ -1,15 +1,21 @@
-"""Mixers: what a layer does between tokens. One file a kind; the type of a layer's plan chooses it.
+"""Mixers: what a layer does between tokens. One file a kind, loaded by the models that have layers of it.
 
-A plan is a frozen dataclass; its `rope` is None where positions do not rotate. Each kind has four functions: `read` its plan from the metadata, `take` its weights from the tensors, `state` that the cache
-keeps for it, and `run`. A new kind of mixer is one new file, a row here, and rows in families.py.
+A plan is a frozen dataclass; its `rope` is None where positions do not rotate. Each kind has four functions beside it:
+`read` the plan from the metadata, `take` the weights from the tensors, `state` that the cache keeps, and `run`. The type
+of a layer's plan chooses them: they stand in the file that the type stands in. A new kind of mixer is one new file, and
+rows in families.py.
 """
 
-from . import attention, latent, mamba, mamba2, side_by_side
+import sys
+from importlib import import_module
+from types import ModuleType
 
-KINDS = {
-    attention.Attention: attention,
-    latent.Latent: latent,
-    mamba.Mamba: mamba,
-    mamba2.Mamba2: mamba2,
-    side_by_side.SideBySide: side_by_side,
-}
+
+def kind(name: str) -> ModuleType:
+    """The kind of mixer of that name, a file in this folder."""
+    return import_module(f"{__name__}.{name}")
+
+
+def kind_of(plan) -> ModuleType:
+    """The kind that a plan is of: the module in which its type is defined."""
+    return sys.modules[type(plan).__module__]

@@ -16,13 +16,11 @@ import numpy as np
 
 from ..cache import Rows, Step
 from ..linear import Matrix, linear
-from ..ops import layer_norm, rms_norm, softcap
-from ..rope import Rope, read_rope, read_window_rope, rotate
-from ..threads import across_rows, each
-
-# Queries of a prompt are taken so many at a time: the keys after the last of them need no work at all, which saves
-# nearly half of a prompt's scores, and the scores never take more than N x 32 x S floats a thread.
-QUERY_BLOCK = 32
+from ..ops import layer_norm, rms_norm, sigmoid
+from ..threads import across_rows
+from .attend import attend, each_text
+from .keys import read_head_counts, read_norm_eps, read_window
+from .rope import Rope, read_rope, read_window_rope, rotate
 
 
 @dataclass(frozen=True)
@@ -48,13 +46,14 @@ class Attention:
     softcap: float | None  # {arch}.attn_logit_softcapping
     norm: HeadNorm | None
     sinks: bool  # a logit for each head that takes part in its softmax and has no value: attention to nothing
+    gated: bool = False  # attn_q makes for each head a query and a gate; sigmoid(gate) multiplies the head's result
 
 
 @dataclass(frozen=True)
 class Weights:
     """The numbers of a layer with grouped-query attention; None where the plan has no such part."""
 
-    attn_qkv: Matrix  # D -> N H + K H + K V: attn_q, attn_k and attn_v as one
+    attn_qkv: Matrix  # D -> N H + K H + K V: attn_q, attn_k and attn_v as one; gated D -> 2 N H + K H + K V
     attn_qk_norm: np.ndarray | None  # (N + K, H): the gains attn_q_norm and attn_k_norm, for each head
     attn_sinks: np.ndarray | None  # (N,)
     attn_output: Matrix  # N V -> D
@@ -75,6 +74,9 @@ def read(keys, family, i: int) -> Attention:
     scaled_width = key_length
     if n_layers == family.d_model_scale_at:
         scaled_width = keys.get("embedding_length", int) / n_heads
+    value_length = keys.get("attention.value_length", int, head_width, least=1)
+    if family.gated_attention and value_length != key_length:
+        raise keys.error("attention.value_length", f"is {value_length}; gates are {key_length} wide, as keys are")
     norm = None
     if family.qk_norm is not None and n_layers >= family.qk_norm_from:
         norm = HeadNorm(family.qk_norm, family.layer_norm, read_norm_eps(keys, family))
@@ -82,55 +84,23 @@ def read(keys, family, i: int) -> Attention:
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
         key_length=key_length,
-        value_length=keys.get("attention.value_length", int, head_width, least=1),
+        value_length=value_length,
         scale=keys.get("attention.scale", float, 0.0) or 1 / math.sqrt(scaled_width),
         rope=rope,
         window=window,
         softcap=keys.get("attn_logit_softcapping", float, family.attention_softcap) or None,
         norm=norm,
         sinks=family.sinks,
+        gated=family.gated_attention,
     )
-
-
-def read_head_counts(keys, i):
-    """The number of query heads and of key/value heads in layer i."""
-    n_heads = keys.of_layer("attention.head_count", int, i, least=1)
-    d_model = keys.get("embedding_length", int, least=1)
-    if n_heads > d_model:
-        raise keys.error("attention.head_count", f"is {n_heads}, more than the model is wide ({d_model})")
-    n_kv_heads = keys.of_layer("attention.head_count_kv", int, i, n_heads, least=1)
-    if n_heads % n_kv_heads:
-        raise keys.error("attention.head_count_kv", f"is {n_kv_heads}, which does not divide the {n_heads} query heads")
-    return n_heads, n_kv_heads
-
-
-def read_norm_eps(keys, family):
-    """What norms add to a mean square, so that they never divide by 0."""
-    key = "attention.layer_norm_rms_epsilon"
-    if family.layer_norm or (key not in keys and family.either_eps):
-        key = "attention.layer_norm_epsilon"
-    return keys.get(key, float, least=0.0)
-
-
-def read_window(keys, family, i):
-    """The window of layer i, or None: an array says which layers have one, or a number n that n - 1 in n have."""
-    if family.window_pattern is None:
-        return None
-    key = "attention.sliding_window_pattern"
-    flags = keys.metadata.get(f"{keys.prefix}.{key}")
-    if isinstance(flags, np.ndarray):
-        windowed = keys.of_layer(key, bool if flags.dtype == bool else int, i)
-    else:
-        n = keys.get(key, int, family.window_pattern, least=0)
-        windowed = n == 0 or i % n < n - 1
-    return (keys.get("attention.sliding_window", int, family.window or 0, least=0) or None) if windowed else None
 
 
 def take(tensors, plan: Attention, d_model: int, blk: str) -> Weights:
     """The weights of the layer whose tensors begin with `blk`."""
     N, K, H, V = plan.n_heads, plan.n_kv_heads, plan.key_length, plan.value_length
+    n_q = 2 * N * H if plan.gated else N * H
     return Weights(
-        attn_qkv=tensors.fused(blk, "attn_qkv", d_model, {"attn_q": N * H, "attn_k": K * H, "attn_v": K * V}),
+        attn_qkv=tensors.fused(blk, "attn_qkv", d_model, {"attn_q": n_q, "attn_k": K * H, "attn_v": K * V}),
         attn_qk_norm=None if plan.norm is None else _take_gains(tensors, plan, blk),
         attn_sinks=tensors.vector(blk + "attn_sinks", N) if plan.sinks else None,
         attn_output=tensors.matrix(blk + "attn_output", N * V, d_model),
@@ -154,7 +124,10 @@ def state(plan: Attention) -> Rows:
 def run(x_TD: np.ndarray, w: Weights, plan: Attention, step: Step, i: int) -> np.ndarray:
     """The attention of layer i; (T, D) -> (T, D). A token sees no text but its own."""
     T, N, K = len(x_TD), plan.n_heads, plan.n_kv_heads
-    qk_TMH, v_TKV = split_heads(linear(x_TD, w.attn_qkv), plan)
+    qkv_TF, gate_TF = linear(x_TD, w.attn_qkv), None
+    if plan.gated:
+        qkv_TF, gate_TF = split_gates(qkv_TF, plan)
+    qk_TMH, v_TKV = split_heads(qkv_TF, plan)
     if plan.norm is not None:
         qk_TMH = norm_heads(qk_TMH, w.attn_qk_norm, plan)
     if plan.rope is not None:
@@ -168,14 +141,18 @@ def run(x_TD: np.ndarray, w: Weights, plan: Attention, step: Step, i: int) -> np
         k_KSH, v_KSV = cache.append(i, k_TKH[rows], v_TKV[rows])
         return attend(q_KTGH[:, rows], k_KSH, v_KSV, plan.window, plan.softcap, w.attn_sinks)
 
-    y_KTGV = each_text(step, attend_in)
-    return linear(y_KTGV.swapaxes(0, 1).reshape(T, -1), w.attn_output)
+    y_TF = each_text(step, attend_in).swapaxes(0, 1).reshape(T, -1)
+    if plan.gated:
+        y_TF = y_TF * sigmoid(gate_TF)
+    return linear(y_TF, w.attn_output)
 
 
-def each_text(step, attend_in):
-    """`attend_in(rows, cache)` of every text, (K, T', G, V) each, as one (K, T, G, V)."""
-    parts = [attend_in(rows, cache) for rows, cache in step.texts]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+def split_gates(qkv_TF, plan):
+    """What `split_heads` takes, and the gates (T, N H), of rows in which each query head is followed by its gate."""
+    T, N, H = len(qkv_TF), plan.n_heads, plan.key_length
+    pairs_TN2H = qkv_TF[:, : 2 * N * H].reshape(T, N, 2, H)
+    q_TF, gate_TF = pairs_TN2H.swapaxes(1, 2).reshape(T, 2, N * H).swapaxes(0, 1)
+    return np.concatenate([q_TF, qkv_TF[:, 2 * N * H :]], axis=1), gate_TF
 
 
 def split_heads(qkv_TF, plan):
@@ -190,7 +167,9 @@ def norm_heads(qk_TMH, gain_MH, plan):
     """The norm of each query and key head, or of all query heads of a token and all its key heads as a row."""
     if plan.norm.span == "row":
         ends = ((0, plan.n_heads), (plan.n_heads, len(gain_MH)))
-        return np.concatenate([_norm_row(qk_TMH[:, a:b], gain_MH[a:b], plan.norm.eps) for a, b in ends], axis=1)
+        return np.concatenate(
+            [_norm_row(qk_TMH[:, a:b], gain_MH[a:b], plan.norm.eps) for a, b in ends], axis=1
+        )
     if plan.norm.layer_norm:
         return layer_norm(qk_TMH, gain_MH, None, plan.norm.eps)
     return across_rows(lambda x_TMH: rms_norm(x_TMH, gain_MH, plan.norm.eps), qk_TMH)
@@ -199,66 +178,3 @@ def norm_heads(qk_TMH, gain_MH, plan):
 def _norm_row(x_TMH, gain_MH, eps):
     row_TF = x_TMH.reshape(len(x_TMH), -1)
     return rms_norm(row_TF, gain_MH.ravel(), eps).reshape(x_TMH.shape)
-
-
-def attend(q_KTGH, k_KSH, v_KSV, window=None, cap=None, sinks_N=None):
-    """softmax(q k^T) v of scaled queries, causal: the T queries belong to the last T of the S keys.
-
-    window   a query at position p sees the keys at positions p - window + 1 ... p
-    cap      scores are softcapped
-    sinks_N  a logit for each head that takes part in its softmax and has no value: attention to nothing
-    """
-    K, T, G, _ = q_KTGH.shape
-    S = k_KSH.shape[1]
-    y_KTGV = np.empty((K, T, G, v_KSV.shape[2]), np.float32)
-    sinks_K1G1 = None if sinks_N is None else sinks_N.reshape(K, 1, G, 1)
-
-    def run(t):  # the queries from t on
-        q_KBGH = q_KTGH[:, t : t + QUERY_BLOCK]
-        B = q_KBGH.shape[1]
-        stop = S - T + t + B  # the last query of the block sees the keys before this one
-        start = 0 if window is None else max(0, stop - B - window + 1)  # the first one sees the keys from this one on
-        k_KSH_seen, v_KSV_seen = k_KSH[:, start:stop], v_KSV[:, start:stop]
-        y_KTGV[:, t : t + B] = attend_block(q_KBGH, k_KSH_seen, v_KSV_seen, window, cap, sinks_K1G1)
-
-    each(run, range(0, T, QUERY_BLOCK))
-    return y_KTGV
-
-
-def attend_block(q_KBGH, k_KSH, v_KSV, window, cap, sinks_K1G1):
-    """`attend` for B queries that belong to the last B of the S keys: exp(q k^T - max) v / sum(exp(q k^T - max))."""
-    scores_KBGS = for_each_head(q_KBGH, k_KSH.swapaxes(1, 2))
-    if cap is not None:
-        scores_KBGS = softcap(scores_KBGS, cap)
-    if q_KBGH.shape[1] > 1:
-        hide(scores_KBGS, window)
-    top_KBG1 = scores_KBGS.max(axis=-1, keepdims=True)
-    if sinks_K1G1 is not None:
-        top_KBG1 = np.maximum(top_KBG1, sinks_K1G1)
-    scores_KBGS -= top_KBG1
-    weights_KBGS = np.exp(scores_KBGS, out=scores_KBGS)
-    sum_KBG1 = weights_KBGS.sum(axis=-1, keepdims=True)
-    if sinks_K1G1 is not None:
-        sum_KBG1 += np.exp(sinks_K1G1 - top_KBG1)
-    y_KBGV = for_each_head(weights_KBGS, v_KSV)
-    y_KBGV /= sum_KBG1  # here there is less to divide than before the product
-    return y_KBGV
-
-
-def for_each_head(x_KBGI, w_KIO):
-    """x W for the B queries of the G heads that share each W; (K, B, G, I), (K, I, O) -> (K, B, G, O)."""
-    K, B, G, _ = x_KBGI.shape
-    if B == 1:  # a product for each head: as fast as one for all on long texts, twice as fast on short ones
-        return (x_KBGI.swapaxes(1, 2) @ w_KIO[:, None]).swapaxes(1, 2)
-    return (x_KBGI.reshape(K, B * G, -1) @ w_KIO).reshape(K, B, G, -1)
-
-
-def hide(scores_KBGS, window):
-    """Set to -inf what the B queries, at the last B of S positions, may not see: what is ahead or behind the window."""
-    B, S = scores_KBGS.shape[1], scores_KBGS.shape[3]
-    query_B1 = np.arange(S - B, S)[:, None]
-    ahead_BB = np.arange(S - B, S) > query_B1
-    np.copyto(scores_KBGS[..., S - B :], -np.inf, where=ahead_BB[:, None])
-    if window is not None and window < S:
-        behind_BS = np.arange(S - window) <= query_B1 - window
-        np.copyto(scores_KBGS[..., : S - window], -np.inf, where=behind_BS[:, None])

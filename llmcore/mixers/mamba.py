@@ -21,8 +21,9 @@ import numpy as np
 
 from ..cache import State, Step
 from ..linear import Matrix, linear
-from ..ops import causal_conv, rms_norm, silu, softplus
-from .attention import read_norm_eps
+from ..ops import rms_norm, silu
+from .conv import causal_conv, softplus
+from .keys import read_norm_eps
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,9 @@ import numpy as np
 
 from ..cache import State, Step
 from ..linear import Matrix, linear
-from ..ops import causal_conv, rms_norm, silu, softplus
-from .attention import read_norm_eps
+from ..ops import rms_norm, silu
+from .conv import causal_conv, softplus
+from .keys import read_norm_eps
 
 CHUNK = 64  # tokens of a matrix: more cost more products within, fewer cost more passes over the state
 

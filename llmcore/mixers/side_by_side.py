@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..cache import RowsAndState, Step
-from ..rope import Rope
+from ..cache import Rows, State, Step
 from . import attention, mamba2
+from .rope import Rope
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,37 @@ class Weights:
 
     attention: attention.Weights
     mamba2: mamba2.Weights
+
+
+class RowsAndState:
+    """What a layer keeps that attends and is recurrent as well."""
+
+    def __init__(self, rows: Rows, state: State):
+        """Both, empty; each of them is used as if it were alone."""
+        self._rows, self._state = rows, state
+        self.append, self.read, self.replace = rows.append, state.read, state.replace
+
+    @property
+    def arrays(self) -> list[np.ndarray]:
+        """The arrays of both."""
+        return self._rows.arrays + self._state.arrays
+
+    def commit(self, before: int, after: int) -> None:
+        """The pass that led from the first `before` tokens to `after` is complete."""
+        self._state.commit(before, after)
+
+    def keep(self, length: int) -> None:
+        """Hold on to the state after `length` tokens."""
+        self._state.keep(length)
+
+    def reach(self, length: int) -> int:
+        """How many tokens it can go back to, at most `length`; the rows may have to ask again from there."""
+        return min(self._rows.reach(length), self._state.reach(length))
+
+    def truncate(self, length: int) -> None:
+        """Forget the tokens past `length`, which `reach` has found."""
+        self._rows.truncate(length)
+        self._state.truncate(length)
 
 
 def read(keys, family, i: int) -> SideBySide:

@@ -15,8 +15,13 @@ import numpy as np
 
 from ..errors import whole
 
-SHORTEST, LONGEST = 6, 24  # tokens at the end of the text that must have stood there before, at first and at most
-FIRST = 7  # tokens of a draft after one that went wrong: a pass over 8 rows takes 2.8 times as long as over one
+SHORTEST, LONGEST = (
+    6,
+    24,
+)  # tokens at the end of the text that must have stood there before, at first and at most
+FIRST = (
+    7  # tokens of a draft after one that went wrong: a pass over 8 rows takes 2.8 times as long as over one
+)
 DRAFT = 15  # ... and where nobody says another number, of one after a draft that was right: 16 rows take 3.5 times
 WORTH = 3  # tokens that a pass over a draft must write to pay
 

@@ -28,7 +28,9 @@ def filling(jobs: list[Job], progress: bool = False) -> Iterator[None]:
                 for future in futures:
                     report(future.result())
         except BaseException:
-            pool.shutdown(cancel_futures=True)  # an error or Ctrl-C must not wait for gigabytes that nobody wants
+            pool.shutdown(
+                cancel_futures=True
+            )  # an error or Ctrl-C must not wait for gigabytes that nobody wants
             raise
         finally:
             sys.setswitchinterval(interval)
@@ -44,5 +46,7 @@ def _progress_bar(wanted, jobs):
 
     total = sum(job.data.nbytes for job in jobs)
     # disable=None: only on a terminal; delay: only for what takes longer than a second
-    with tqdm(desc="loading", total=total, unit="B", unit_scale=True, delay=1, disable=None, leave=False) as bar:
+    with tqdm(
+        desc="loading", total=total, unit="B", unit_scale=True, delay=1, disable=None, leave=False
+    ) as bar:
         yield bar.update

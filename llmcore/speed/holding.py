@@ -10,7 +10,11 @@ from types import ModuleType
 from .. import linear
 from ..loader import GGUF
 
-WAYS = {"float32": "llmcore.linear", "int8": "llmcore.speed.int8", "mapped": "llmcore.speed.mapped"}  # fastest first
+WAYS = {
+    "float32": "llmcore.linear",
+    "int8": "llmcore.speed.int8",
+    "mapped": "llmcore.speed.mapped",
+}  # fastest first
 WEIGHTS = ("auto", *WAYS)  # what a user may ask for; auto takes the first that fits
 RESERVE = 1 << 30  # bytes that "auto" leaves free for the cache and for reading prompts
 # No `Matrix`, so they are expanded however the rest is held: what latent attention multiplies by head by head,
@@ -58,7 +62,9 @@ def in_gb(n_bytes: int) -> str:
 
 def bytes_needed(file: GGUF, way: str) -> int:
     """The memory that all matrices of a model take; an embedding that is not the output matrix too stays in the map."""
-    looked_up = {"position_embd.weight"} | ({"token_embd.weight"} if "output.weight" in file.tensors else set())
+    looked_up = {"position_embd.weight"} | (
+        {"token_embd.weight"} if "output.weight" in file.tensors else set()
+    )
     return sum(
         (linear if re.fullmatch(EXPANDED, tensor.name) else way_of(way)).bytes_for(tensor)
         for tensor in file.tensors.values()

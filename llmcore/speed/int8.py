@@ -12,7 +12,8 @@ import numpy as np
 
 from ..linear import TILE, Job, cut
 from ..loader import Tensor
-from ..quants import FORMATS, Scales, unpack
+from ..formats import Scales
+from ..quants import FORMATS, unpack
 from ..threads import scratch
 from . import mapped
 

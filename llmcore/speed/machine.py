@@ -18,7 +18,13 @@ SETTERS = (
 )
 # The same, for libraries that only listen before they are loaded (Apple's Accelerate is one).
 VARIABLES = (
-    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "BLIS_NUM_THREADS"),
+    *(
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "VECLIB_MAXIMUM_THREADS",
+        "BLIS_NUM_THREADS",
+    ),
 )
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # options of mallopt, in glibc's malloc.h
 
@@ -36,8 +42,12 @@ def physical_cores(root: Path = Path("/")) -> int:
     n_cores = len(cores) or len(mine)
     for group in _control_groups(root, "cpu"):
         for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
-            with suppress(OSError, ValueError):  # "max 100000", or in version 1 -1, where the group has no limit
-                quota, period = (int(number) for name in names for number in (group / name).read_text().split())
+            with suppress(
+                OSError, ValueError
+            ):  # "max 100000", or in version 1 -1, where the group has no limit
+                quota, period = (
+                    int(number) for name in names for number in (group / name).read_text().split()
+                )
                 n_cores = min(n_cores, max(1, quota // period)) if quota > 0 else n_cores
     return n_cores
 
@@ -77,18 +87,20 @@ def _control_groups(root, controller):
                 yield from (folder, *(parent for parent in folder.parents if parent.is_relative_to(top)))
 
 
-
-
 @cache
 def _blas_setter() -> Callable[[int], object] | None:
     """The function that tells NumPy's BLAS its number of threads; None where nobody knows one."""
     core = sys.modules.get("numpy._core._multiarray_umath") or sys.modules.get("numpy.core._multiarray_umath")
-    with suppress(OSError, AttributeError):  # a look-up in NumPy's own module finds what that was linked with, too
+    with suppress(
+        OSError, AttributeError
+    ):  # a look-up in NumPy's own module finds what that was linked with, too
         library = ctypes.CDLL(core.__file__)
         for name in SETTERS:
             if hasattr(library, name):
                 return getattr(library, name)
-    with suppress(ImportError):  # the extra llmcore[threads]: knows more libraries, but takes 20 ms to look for them
+    with suppress(
+        ImportError
+    ):  # the extra llmcore[threads]: knows more libraries, but takes 20 ms to look for them
         from threadpoolctl import ThreadpoolController
 
         libraries = ThreadpoolController().select(user_api="blas").lib_controllers

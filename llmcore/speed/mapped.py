@@ -48,7 +48,9 @@ class FileRows:
         if self.type == "F32":  # a view, no copy
             w_CI = dequantize(self.data, self.type, self.byte_order)
         else:
-            w_CI = dequantize(self.data, self.type, self.byte_order, out=scratch(len(self.data), x_TI.shape[1]))
+            w_CI = dequantize(
+                self.data, self.type, self.byte_order, out=scratch(len(self.data), x_TI.shape[1])
+            )
         y_TC[...] = multiply(x_TI, w_CI)
 
 

@@ -1,0 +1,32 @@
+"""The feed-forward half of a block: each token by itself. A file each: dense, and a mixture of experts.
+
+As with mixers, each has `take` and `run`, and the type of a layer's plan chooses which; experts are loaded by the models
+that have some.
+"""
+
+from ..mixers import kind_of
+from .dense import Dense
+
+
+def read(keys, family, i: int):
+    """The plan of layer i's feed-forward: `Dense`, or `Experts`. Raises ModelFileError and UnsupportedModel."""
+    if keys.get("expert_count", int, 0, least=0) and i >= keys.get(
+        "leading_dense_block_count", int, 0, least=0
+    ):
+        from . import experts
+
+        return experts.read(keys, family, i)
+    n_ff = keys.of_layer("feed_forward_length", int, i, 0, least=0)
+    if n_ff == 0:
+        raise keys.error("feed_forward_length", "is 0 or missing")
+    return Dense(n_ff, family.activation, family.gated)
+
+
+def take(tensors, plan, d_model: int, blk: str):
+    """The weights of the layer whose tensors begin with `blk`."""
+    return kind_of(plan).take(tensors, plan, d_model, blk)
+
+
+def run(x_TD, w, plan):
+    """The feed-forward of a layer; (T, D) -> (T, D)."""
+    return kind_of(plan).run(x_TD, w, plan)

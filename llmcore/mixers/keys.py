@@ -1,0 +1,41 @@
+"""What several kinds of mixer read from the metadata."""
+
+import numpy as np
+
+
+def read_head_counts(keys, i):
+    """The number of query heads and of key/value heads in layer i."""
+    n_heads = keys.of_layer("attention.head_count", int, i, least=1)
+    d_model = keys.get("embedding_length", int, least=1)
+    if n_heads > d_model:
+        raise keys.error("attention.head_count", f"is {n_heads}, more than the model is wide ({d_model})")
+    n_kv_heads = keys.of_layer("attention.head_count_kv", int, i, n_heads, least=1)
+    if n_heads % n_kv_heads:
+        raise keys.error(
+            "attention.head_count_kv", f"is {n_kv_heads}, which does not divide the {n_heads} query heads"
+        )
+    return n_heads, n_kv_heads
+
+
+def read_norm_eps(keys, family):
+    """What norms add to a mean square, so that they never divide by 0."""
+    key = "attention.layer_norm_rms_epsilon"
+    if family.layer_norm or (key not in keys and family.either_eps):
+        key = "attention.layer_norm_epsilon"
+    return keys.get(key, float, least=0.0)
+
+
+def read_window(keys, family, i):
+    """The window of layer i, or None: an array says which layers have one, or a number n that n - 1 in n have."""
+    if family.window_pattern is None:
+        return None
+    key = "attention.sliding_window_pattern"
+    flags = keys.metadata.get(f"{keys.prefix}.{key}")
+    if isinstance(flags, np.ndarray):
+        windowed = keys.of_layer(key, bool if flags.dtype == bool else int, i)
+    else:
+        n = keys.get(key, int, family.window_pattern, least=0)
+        windowed = n == 0 or i % n < n - 1
+    return (
+        (keys.get("attention.sliding_window", int, family.window or 0, least=0) or None) if windowed else None
+    )

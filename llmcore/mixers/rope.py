@@ -1,0 +1,133 @@
+"""Rotary positions: a position is an angle by which pairs of a head's numbers are rotated.
+
+The product of a query and a key then depends on how far apart the two stand, and not on where (Su et al. 2021,
+arXiv:2104.09864). What follows about scaling stretches that past the context a model was first trained on.
+
+Shape key: T new tokens, N heads, H head width, R = n_rot/2 rotating pairs.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..errors import UnsupportedModel
+
+SCALINGS = ("none", "linear", "yarn", "longrope")  # {arch}.rope.scaling.type; longrope's factors are tensors
+
+
+@dataclass(frozen=True)
+class Rope:
+    """How positions turn into angles; `rope_table` has the formulas."""
+
+    n_rot: int  # {arch}.rope.dimension_count: the dimensions of a head that rotate, the rest pass through
+    pairs: str  # what rotates together: "adjacent" is (2i, 2i + 1), "halves" is (i, i + n_rot/2)
+    base: float  # {arch}.rope.freq_base
+    factor: float = 1.0  # {arch}.rope.scaling.factor: linear scaling divides positions by it
+    yarn_context: int | None = (
+        None  # {arch}.rope.scaling.original_context_length, where the scaling type is yarn
+    )
+    gain: float = 1.0  # multiplies cos and sin
+
+
+def read_rope(keys, family, head_width: int) -> Rope | None:
+    """RoPE of the layers that see everything; None where the family has none. Raises ModelFileError, UnsupportedModel."""
+    if family.rope_pairs is None or (
+        family.rope_switch and not keys.get("rope.scaling.finetuned", bool, True)
+    ):
+        return None
+    n_rot = keys.get("rope.dimension_count", int, head_width, least=2)
+    if n_rot > head_width or n_rot % 2:
+        raise keys.error(
+            "rope.dimension_count", f"is {n_rot}; it must be even and at most the head width {head_width}"
+        )
+    scaling = keys.get("rope.scaling.type", str, "linear")  # files older than this key have a factor alone
+    if scaling not in SCALINGS:
+        raise UnsupportedModel(
+            f"{keys.path}: rope.scaling.type {scaling!r} is not supported; ours: {', '.join(SCALINGS)}"
+        )
+    factor = (
+        keys.get("rope.scaling.factor", float, keys.get("rope.scale_linear", float, 0.0), least=0.0) or 1.0
+    )
+    rope = Rope(
+        n_rot,
+        family.rope_pairs,
+        base=read_base(keys, "rope.freq_base", 10000.0),
+        factor=factor,
+        gain=keys.get("rope.scaling.attn_factor", float, 1.0),
+    )
+    if scaling == "none":
+        return replace(rope, factor=1.0)
+    if scaling == "yarn":
+        context = keys.get(
+            "rope.scaling.original_context_length", int, keys.get("context_length", int), least=1
+        )
+        return replace(rope, yarn_context=context, gain=rope.gain * (1 + 0.1 * math.log(factor)))
+    return rope
+
+
+def read_window_rope(keys, family, rope: Rope | None) -> Rope | None:
+    """RoPE of windowed layers. They never see far, so most families stretch nothing there."""
+    if rope is None:
+        return None
+    base = read_base(keys, "rope.freq_base_swa", 10000.0 if family.window_rope == "own" else rope.base)
+    return replace(rope, base=base) if family.window_rope == "same" else Rope(rope.n_rot, rope.pairs, base)
+
+
+def read_base(keys, key, default):
+    """The base of the angles."""
+    base = keys.get(key, float, default)
+    if base <= 1:
+        raise keys.error(key, f"is {base}; angles need a base above 1")
+    return base
+
+
+def rope_table(rope: Rope, positions_T: np.ndarray, factors_R: np.ndarray | None = None) -> np.ndarray:
+    """The rotations cos(angle) + i sin(angle) of each position; (T,) -> complex (T, R).
+
+    angle = p / factor * base^(-2i / n_rot), that of pair i divided by factors_R[i] where the file has such factors.
+    Angles are made in float64: at position 8,000 a float32 has lost three digits.
+    """
+    frequency_R = rope.base ** (-np.arange(0, rope.n_rot, 2) / rope.n_rot)
+    if factors_R is not None:
+        frequency_R = frequency_R / factors_R
+    if rope.yarn_context is None:
+        frequency_R = frequency_R / rope.factor
+    else:
+        keep_R = yarn_ramp(rope)
+        frequency_R = frequency_R * (keep_R + (1 - keep_R) / rope.factor)
+    return (rope.gain * np.exp(1j * np.outer(positions_T, frequency_R))).astype(np.complex64)
+
+
+def yarn_ramp(rope: Rope, beta_fast: float = 32.0, beta_slow: float = 1.0) -> np.ndarray:
+    """Per pair, how much of its original frequency YaRN keeps, (R,): 1 where it goes round beta_fast times or more
+    within the original context, 0 where fewer than beta_slow times, a line between. Peng et al. 2023, arXiv:2309.00071.
+    """
+
+    def pair_going_round(
+        times,
+    ):  # the (fractional) index of the pair that goes round so many times in that context
+        return rope.n_rot * math.log(rope.yarn_context / (times * 2 * math.pi)) / (2 * math.log(rope.base))
+
+    low = max(0, math.floor(pair_going_round(beta_fast)))
+    high = min(rope.n_rot - 1, math.ceil(pair_going_round(beta_slow)))
+    return 1 - np.clip((np.arange(rope.n_rot // 2) - low) / max(0.001, high - low), 0, 1)
+
+
+def rotate(x_TNH: np.ndarray, rotations_TR: np.ndarray, pairs: str) -> np.ndarray:
+    """Rotate each pair (a, b) of a head by its angle: (a cos - b sin, a sin + b cos); dimensions past 2R pass through.
+
+    pairs "adjacent": (x[2i], x[2i + 1]); "halves": (x[i], x[i + R]). That is the complex product (a + ib) rotation.
+    """
+    R = rotations_TR.shape[1]
+    if pairs == "adjacent":
+        out_TNH = np.array(x_TNH, order="C")
+        pairs_TNR = out_TNH[..., : 2 * R].view(np.complex64)
+        pairs_TNR *= rotations_TR[:, None]
+        return out_TNH
+    cos_T1R, sin_T1R = rotations_TR.real[:, None], rotations_TR.imag[:, None]
+    a, b = x_TNH[..., :R], x_TNH[..., R : 2 * R]
+    out_TNH = x_TNH.copy()
+    out_TNH[..., :R] = a * cos_T1R - b * sin_T1R
+    out_TNH[..., R : 2 * R] = a * sin_T1R + b * cos_T1R
+    return out_TNH

@@ -1,0 +1,1 @@
+"""The part of quantize.py that is our own: the search for scales."""
