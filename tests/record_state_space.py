@@ -1,8 +1,10 @@
-"""The recipe of tests/data/state_space.npz: logits of llama.cpp for state-space models that make_tiny_model.py writes.
+"""The recipe of tests/data/state_space.npz: logits of llama.cpp for state-space models that
+make_tiny_model.py writes.
 
     PYTHON tests/record_state_space.py
 
-As record_llama_cpp.py, whose environment it needs and whose functions it uses; the text is longer than two chunks.
+As record_llama_cpp.py, whose environment it needs and whose functions it uses; the text is longer than
+two chunks.
 """
 
 import tempfile

@@ -2,9 +2,10 @@
 
     TORCH/bin/python tests/record_transformers_state_space.py     # tests/data/state_space: NAME.gguf and logits.npz
 
-As record_transformers.py, whose environment it needs and whose functions it uses. Where transformers and llama.cpp
-differ, we follow llama.cpp: transformers' nemotron_h takes no step below `time_step_min`, here 1e-9. Falcon-H1's
-factors, which the converter folds into the weights, are powers of two here, so that bfloat16 holds the products.
+As record_transformers.py, whose environment it needs and whose functions it uses. Where transformers
+and llama.cpp differ, we follow llama.cpp: transformers' nemotron_h takes no step below `time_step_min`,
+here 1e-9. Falcon-H1's factors, which the converter folds into the weights, are powers of two here, so
+that bfloat16 holds the products.
 """
 
 import re
@@ -15,7 +16,7 @@ from record_transformers import ROOT, Family, permute_qk, random_model, shorten,
 OUTPUT = ROOT / "tests/data/state_space"
 IDS = np.random.default_rng(0).integers(3, 288, 90)  # more than a chunk of 64
 
-# What a name of transformers ends with, behind model. or backbone. and the layer -> the file's name; the first counts.
+# A name of transformers, without model. or backbone. and with blk for layers -> the file's; the first counts.
 NAMES = {
     r"(embed_tokens|embeddings)\.weight": "token_embd.weight",
     r"lm_head\.weight": "output.weight",
@@ -60,7 +61,7 @@ MAMBA1 = ("mamba", "falcon_mamba")
 
 
 def state_space(name, x, config):
-    """A = -exp(A_log); A and d of Mamba-2 as columns; the convolution without its empty axis; the norm by groups."""
+    """A = -exp(A_log); A and d of Mamba-2 as columns; convolution without its empty axis; norm by groups."""
     column = slice(None) if config.model_type in MAMBA1 else (slice(None), None)
     if name.endswith("A_log"):
         return [(name, -np.exp(x)[column])]
