@@ -107,10 +107,15 @@ def read_layer(keys: Keys, family: Family, i: int) -> LayerPlan:
 
 
 def mixer_of(keys: Keys, family: Family, i: int) -> ModuleType:
-    """The kind of mixer of layer i; a layer without key/value heads is recurrent."""
-    if family.recurrent is None or keys.of_layer("attention.head_count_kv", int, i, 1, least=0) > 0:
+    """The kind of mixer of layer i. Where a family has two, a key says which layers are recurrent."""
+    if family.recurrent is None:
         return kind(family.mixer)
-    return kind(family.recurrent)
+    if family.attention_every is None:
+        recurrent = keys.of_layer("attention.head_count_kv", int, i, 1, least=0) == 0
+    else:
+        n = keys.get("full_attention_interval", int, family.attention_every, least=1)
+        recurrent = keys.of_layer("attention.recurrent_layers", bool, i, (i + 1) % n != 0)
+    return kind(family.recurrent if recurrent else family.mixer)
 
 
 def read_layer_counts(keys: Keys) -> tuple[int, int]:

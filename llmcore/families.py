@@ -12,7 +12,10 @@ class Family:
     """How the models of one name differ from Llama's, whose values the defaults are."""
 
     mixer: str = "attention"  # what a layer does between tokens: a file in mixers/
-    recurrent: str | None = None  # the same of layers without key/value heads
+    recurrent: str | None = None  # the same of layers without key/value heads ...
+    attention_every: int | None = None  # ... or of all but every n-th, if no key says which; None: heads say it
+    gated_attention: bool = False  # queries come with a gate of attention's result, see attention.Attention
+    grouped_values: bool = False  # which value heads share a key head, see deltanet.DeltaNet
     one_half: bool = False  # a layer is a mixer or, where it has a feed_forward_length, a feed-forward
     rope_pairs: str | None = "adjacent"  # what rotates together, see rope.Rope; None: no RoPE
     layer_norm: bool = False  # LayerNorm in place of RMS norm ...
@@ -48,6 +51,15 @@ class Family:
 
 _GEMMA = Family(rope_pairs="halves", activation="geglu", scale_embeddings=True)
 _QWEN = Family(rope_pairs="halves")
+_QWEN_NEXT = replace(
+    _QWEN,
+    recurrent="deltanet",
+    attention_every=4,
+    gated_attention=True,
+    ffn_norm="post_attention_norm",
+    qk_norm="head",
+    shared_gate=True,
+)
 _LFM = Family(recurrent="shortconv", rope_pairs="halves", output_norm="token_embd_norm", qk_norm="head")
 _NEMOTRON = Family(
     recurrent="mamba2",
@@ -99,6 +111,10 @@ ARCHITECTURES = {
     "smollm3": Family(no_rope_every=4),
     "lfm2": replace(_LFM, window_pattern=0),
     "lfm2moe": replace(_LFM, gating="sigmoid"),
+    "qwen35": _QWEN_NEXT,
+    "qwen35moe": _QWEN_NEXT,
+    "qwen3next": replace(_QWEN_NEXT, grouped_values=True),
+    "kimi-linear": Family("latent", recurrent="kda", rope_pairs=None, gating="sigmoid"),
     "gpt-oss": Family(
         rope_pairs="halves",
         ffn_norm="post_attention_norm",

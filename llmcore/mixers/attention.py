@@ -16,7 +16,7 @@ import numpy as np
 
 from ..cache import Rows, Step
 from ..linear import Matrix, linear
-from ..ops import layer_norm, rms_norm, softcap
+from ..ops import layer_norm, rms_norm, sigmoid, softcap
 from ..rope import Rope, read_rope, read_window_rope, rotate
 from ..threads import across_rows, each
 
@@ -48,13 +48,14 @@ class Attention:
     softcap: float | None  # {arch}.attn_logit_softcapping
     norm: HeadNorm | None
     sinks: bool  # a logit for each head that takes part in its softmax and has no value: attention to nothing
+    gated: bool = False  # attn_q makes for each head a query and a gate; sigmoid(gate) multiplies the head's result
 
 
 @dataclass(frozen=True)
 class Weights:
     """The numbers of a layer with grouped-query attention; None where the plan has no such part."""
 
-    attn_qkv: Matrix  # D -> N H + K H + K V: attn_q, attn_k and attn_v as one
+    attn_qkv: Matrix  # D -> N H + K H + K V: attn_q, attn_k and attn_v as one; gated D -> 2 N H + K H + K V
     attn_qk_norm: np.ndarray | None  # (N + K, H): the gains attn_q_norm and attn_k_norm, for each head
     attn_sinks: np.ndarray | None  # (N,)
     attn_output: Matrix  # N V -> D
@@ -75,6 +76,9 @@ def read(keys, family, i: int) -> Attention:
     scaled_width = key_length
     if n_layers == family.d_model_scale_at:
         scaled_width = keys.get("embedding_length", int) / n_heads
+    value_length = keys.get("attention.value_length", int, head_width, least=1)
+    if family.gated_attention and value_length != key_length:
+        raise keys.error("attention.value_length", f"is {value_length}; gates are {key_length} wide, as keys are")
     norm = None
     if family.qk_norm is not None and n_layers >= family.qk_norm_from:
         norm = HeadNorm(family.qk_norm, family.layer_norm, read_norm_eps(keys, family))
@@ -82,13 +86,14 @@ def read(keys, family, i: int) -> Attention:
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
         key_length=key_length,
-        value_length=keys.get("attention.value_length", int, head_width, least=1),
+        value_length=value_length,
         scale=keys.get("attention.scale", float, 0.0) or 1 / math.sqrt(scaled_width),
         rope=rope,
         window=window,
         softcap=keys.get("attn_logit_softcapping", float, family.attention_softcap) or None,
         norm=norm,
         sinks=family.sinks,
+        gated=family.gated_attention,
     )
 
 
@@ -133,8 +138,9 @@ def read_window(keys, family, i):
 def take(tensors, plan: Attention, d_model: int, blk: str) -> Weights:
     """The weights of the layer whose tensors begin with `blk`."""
     N, K, H, V = plan.n_heads, plan.n_kv_heads, plan.key_length, plan.value_length
+    n_q = 2 * N * H if plan.gated else N * H
     return Weights(
-        attn_qkv=tensors.fused(blk, "attn_qkv", d_model, {"attn_q": N * H, "attn_k": K * H, "attn_v": K * V}),
+        attn_qkv=tensors.fused(blk, "attn_qkv", d_model, {"attn_q": n_q, "attn_k": K * H, "attn_v": K * V}),
         attn_qk_norm=None if plan.norm is None else _take_gains(tensors, plan, blk),
         attn_sinks=tensors.vector(blk + "attn_sinks", N) if plan.sinks else None,
         attn_output=tensors.matrix(blk + "attn_output", N * V, d_model),
@@ -158,7 +164,10 @@ def state(plan: Attention) -> Rows:
 def run(x_TD: np.ndarray, w: Weights, plan: Attention, step: Step, i: int) -> np.ndarray:
     """The attention of layer i; (T, D) -> (T, D). A token sees no text but its own."""
     T, N, K = len(x_TD), plan.n_heads, plan.n_kv_heads
-    qk_TMH, v_TKV = split_heads(linear(x_TD, w.attn_qkv), plan)
+    qkv_TF, gate_TF = linear(x_TD, w.attn_qkv), None
+    if plan.gated:
+        qkv_TF, gate_TF = split_gates(qkv_TF, plan)
+    qk_TMH, v_TKV = split_heads(qkv_TF, plan)
     if plan.norm is not None:
         qk_TMH = norm_heads(qk_TMH, w.attn_qk_norm, plan)
     if plan.rope is not None:
@@ -172,14 +181,24 @@ def run(x_TD: np.ndarray, w: Weights, plan: Attention, step: Step, i: int) -> np
         k_KSH, v_KSV = cache.append(i, k_TKH[rows], v_TKV[rows])
         return attend(q_KTGH[:, rows], k_KSH, v_KSV, plan.window, plan.softcap, w.attn_sinks)
 
-    y_KTGV = each_text(step, attend_in)
-    return linear(y_KTGV.swapaxes(0, 1).reshape(T, -1), w.attn_output)
+    y_TF = each_text(step, attend_in).swapaxes(0, 1).reshape(T, -1)
+    if plan.gated:
+        y_TF = y_TF * sigmoid(gate_TF)
+    return linear(y_TF, w.attn_output)
 
 
 def each_text(step, attend_in):
     """`attend_in(rows, cache)` of every text, (K, T', G, V) each, as one (K, T, G, V)."""
     parts = [attend_in(rows, cache) for rows, cache in step.texts]
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def split_gates(qkv_TF, plan):
+    """What `split_heads` takes, and the gates (T, N H), of rows in which each query head is followed by its gate."""
+    T, N, H = len(qkv_TF), plan.n_heads, plan.key_length
+    pairs_TN2H = qkv_TF[:, : 2 * N * H].reshape(T, N, 2, H)
+    q_TF, gate_TF = pairs_TN2H.swapaxes(1, 2).reshape(T, 2, N * H).swapaxes(0, 1)
+    return np.concatenate([q_TF, qkv_TF[:, 2 * N * H :]], axis=1), gate_TF
 
 
 def split_heads(qkv_TF, plan):

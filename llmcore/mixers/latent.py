@@ -29,10 +29,11 @@ class Latent:
     key_length: int  # {arch}.attention.key_length_mla, or key_length where both matrices are one
     value_length: int  # {arch}.attention.value_length_mla, or value_length
     query_rank: int | None  # {arch}.attention.q_lora_rank; None: queries come straight from the input
-    rank: int  # {arch}.attention.kv_lora_rank: the width of the row that is cached, beside n_rot for the position
+    rank: int  # {arch}.attention.kv_lora_rank: the width of the row that is cached, beside n_position for the position
     split: bool  # whether the file holds attn_k_b and attn_v_b, or both in attn_kv_b as older ones do
     scale: float  # {arch}.attention.scale, else gain^2/sqrt(key_length)
-    rope: Rope
+    n_position: int  # {arch}.rope.dimension_count: the numbers of a key that all heads share, for the position
+    rope: Rope | None  # None: they do not rotate
     eps: float
 
 
@@ -56,12 +57,12 @@ def read(keys, family, i: int) -> Latent:
     split = "attention.key_length_mla" in keys
     mla, head_width = "_mla" if split else "", keys.get("embedding_length", int) // n_heads
     key_length = keys.get(f"attention.key_length{mla}", int, head_width, least=1)
-    rope = read_rope(keys, family, key_length)
-    log_multiplier = keys.get("rope.scaling.yarn_log_multiplier", float, 0.0)
-    if log_multiplier and rope.yarn_context is not None:
-        # Where this key stands, YaRN's gain belongs to the attention scale alone.
-        rope = replace(rope, gain=keys.get("rope.scaling.attn_factor", float, 1.0))
-    gain = rope.gain * (1 + log_multiplier * math.log(rope.factor))
+    rope, gain = read_rope(keys, family, key_length), 1.0
+    if rope is not None:
+        rope, gain = with_gain(keys, rope)
+    n_position = keys.get("rope.dimension_count", int, key_length, least=0)
+    if n_position > key_length:
+        raise keys.error("rope.dimension_count", f"is {n_position}, more than a head is wide ({key_length})")
     return Latent(
         n_heads=n_heads,
         key_length=key_length,
@@ -70,15 +71,25 @@ def read(keys, family, i: int) -> Latent:
         rank=keys.get("attention.kv_lora_rank", int, least=1),
         split=split,
         scale=keys.get("attention.scale", float, 0.0) or gain**2 / math.sqrt(key_length),
+        n_position=n_position,
         rope=rope,
         eps=read_norm_eps(keys, family),
     )
 
 
+def with_gain(keys, rope):
+    """The rope, and what scores are multiplied by twice."""
+    log_multiplier = keys.get("rope.scaling.yarn_log_multiplier", float, 0.0)
+    if log_multiplier and rope.yarn_context is not None:
+        # Where this key stands, YaRN's gain belongs to the attention scale alone.
+        rope = replace(rope, gain=keys.get("rope.scaling.attn_factor", float, 1.0))
+    return rope, rope.gain * (1 + log_multiplier * math.log(rope.factor))
+
+
 def take(tensors, plan: Latent, d_model: int, blk: str) -> Weights:
     """The weights of the layer whose tensors begin with `blk`."""
     D, N, H, V, Q, C = d_model, plan.n_heads, plan.key_length, plan.value_length, plan.query_rank, plan.rank
-    Z = plan.rope.n_rot
+    Z = plan.n_position
     P = H - Z
     if plan.split:
         k_b_NCP = tensors.array(blk + "attn_k_b", N, C, P)
@@ -107,18 +118,17 @@ def state(plan: Latent) -> Rows:
 
 def run(x_TD: np.ndarray, w: Weights, plan: Latent, step: Step, i: int) -> np.ndarray:
     """The latent attention of layer i; (T, D) -> (T, D). A token sees no text but its own."""
-    T, N, C, P = len(x_TD), plan.n_heads, plan.rank, plan.key_length - plan.rope.n_rot
-    rotations_TR = step.rotations[plan.rope]
+    T, N, C, P = len(x_TD), plan.n_heads, plan.rank, plan.key_length - plan.n_position
     q_in_TQ = x_TD
     if w.attn_q_a is not None:
         q_in_TQ = rms_norm(linear(x_TD, w.attn_q_a), w.attn_q_a_norm, plan.eps)
     q_TNH = linear(q_in_TQ, w.attn_q_b).reshape(T, N, plan.key_length)
     q_TNC = (q_TNH[..., :P].swapaxes(0, 1) @ w.attn_k_b.swapaxes(1, 2)).swapaxes(0, 1)
-    position_TNZ = rotate(q_TNH[..., P:], rotations_TR, plan.rope.pairs)
+    position_TNZ = rotated(q_TNH[..., P:], plan, step)
 
     row_T1A = linear(x_TD, w.attn_kv_a_mqa)[:, None]
     c_T1C = rms_norm(row_T1A[..., :C], w.attn_kv_a_norm, plan.eps)
-    position_T1Z = rotate(row_T1A[..., C:], rotations_TR, plan.rope.pairs)
+    position_T1Z = rotated(row_T1A[..., C:], plan, step)
     row_T1A = np.concatenate([c_T1C, position_T1Z], axis=-1)
     q_1TNA = np.concatenate([q_TNC, position_TNZ], axis=-1)[None] * np.float32(plan.scale)
 
@@ -129,3 +139,8 @@ def run(x_TD: np.ndarray, w: Weights, plan: Latent, step: Step, i: int) -> np.nd
     y_1TNC = each_text(step, attend_in)
     y_NTV = y_1TNC[0].swapaxes(0, 1) @ w.attn_v_b.swapaxes(1, 2)
     return linear(y_NTV.swapaxes(0, 1).reshape(T, -1), w.attn_output)
+
+
+def rotated(x_TNZ, plan, step):
+    """The numbers for the position, rotated where the plan says so."""
+    return x_TNZ if plan.rope is None else rotate(x_TNZ, step.rotations[plan.rope], plan.rope.pairs)

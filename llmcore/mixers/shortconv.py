@@ -1,14 +1,17 @@
-"""The gated short convolution: each channel mixes its last few tokens, between two gates made from the token itself.
+"""The gated short convolution: each channel mixes its last few tokens, between two gates of the token.
 
-    [b | c | u] = x W_in            y = (c * conv(b * u)) W_out            conv(z)_t = sum_w kernel_w * z_(t - W + 1 + w)
+    [b | c | u] = x W_in                 y = (c * conv(b * u)) W_out
+    conv(z)_t = sum over w of kernel_w * z_(t - W + 1 + w)
 
-The gate b decides what of a token enters, the kernel weighs it against the W - 1 tokens before, the gate c decides what
-leaves. Nothing older is seen: these layers do the local work cheaply, and a few attention layers between them look far
-back. There is no activation; the two products are what bends. LFM2: Liquid AI 2025, arXiv:2511.23404.
+The gate b decides what of a token enters, the kernel weighs it against the W - 1 tokens before, the
+gate c decides what leaves. Nothing older is seen: these layers do the local work cheaply, and a few
+attention layers between them look far back. There is no activation; the two products are what bends.
+LFM2: Liquid AI 2025, arXiv:2511.23404.
 
-A prompt is W shifted sums over all its rows at once, a token the same sum over W rows: one formula, nothing to choose.
-Cached are the last W - 1 rows of b * u: 4 D (W - 1) bytes a layer, 16 KB at D = 2048 and W = 3, and nothing a token
-(an attention layer of 8 key/value heads of 64 needs as much for four tokens).
+A prompt is W shifted sums over all its rows at once, a token the same sum over W rows: one formula,
+nothing to choose. Cached are the last W - 1 rows of b * u: 4 D (W - 1) bytes a layer, 16 KB at D = 2048
+and W = 3, and nothing a token (an attention layer of 8 key/value heads of 64 needs as much for four
+tokens).
 
 Shape key: T new tokens, D model width, W width of the kernel.
 """
