@@ -21,8 +21,9 @@ import numpy as np
 
 from ..cache import State, Step
 from ..linear import Matrix, linear
-from ..ops import causal_conv, rms_norm, sigmoid, silu, softplus
+from ..ops import rms_norm, sigmoid, silu
 from .attention import read_norm_eps
+from .conv import causal_conv, softplus
 from .delta_rule import of_length_1, scan
 
 
@@ -35,7 +36,7 @@ class DeltaNet:
     head_width: int  # {arch}.ssm.state_size, which {arch}.ssm.inner_size is n_heads times
     conv_width: int  # {arch}.ssm.conv_kernel
     grouped: (
-        bool  # value heads h = k J ... k J + J - 1 share key head k, J = H/K; else h, h + K, ... ("tiled") do
+        bool  # value heads k J ... k J + J - 1 share key head k, J = H/K; else k, k + K, ... do ("tiled")
     )
     eps: float
     rope: None = None  # positions do not rotate

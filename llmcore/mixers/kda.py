@@ -19,8 +19,9 @@ import numpy as np
 
 from ..cache import State, Step
 from ..linear import Matrix, linear
-from ..ops import causal_conv, rms_norm, sigmoid, silu, softplus
+from ..ops import rms_norm, sigmoid, silu
 from .attention import read_norm_eps
+from .conv import causal_conv, softplus
 from .delta_rule import of_length_1, scan
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from ..cache import State, Step
 from ..linear import Matrix, linear
-from ..ops import causal_conv
+from .conv import causal_conv
 
 
 @dataclass(frozen=True)
