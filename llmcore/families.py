@@ -18,6 +18,7 @@ class Family:
     grouped_values: bool = False  # which value heads share a key head, see deltanet.DeltaNet
     one_half: bool = False  # a layer is a mixer or, where it has a feed_forward_length, a feed-forward
     rope_pairs: str | None = "adjacent"  # what rotates together, see rope.Rope; None: no RoPE
+    rope_sections: bool = False  # whether the coordinates of images take turns in rotating pairs, see rope.py
     layer_norm: bool = False  # LayerNorm in place of RMS norm ...
     either_eps: bool = False  # files may give RMS norm's epsilon as that of LayerNorm
     norm_bias: bool = False  # ... with biases
@@ -111,8 +112,8 @@ ARCHITECTURES = {
     "smollm3": Family(no_rope_every=4),
     "lfm2": replace(_LFM, window_pattern=0),
     "lfm2moe": replace(_LFM, gating="sigmoid"),
-    "qwen35": _QWEN_NEXT,
-    "qwen35moe": _QWEN_NEXT,
+    "qwen35": replace(_QWEN_NEXT, rope_sections=True),
+    "qwen35moe": replace(_QWEN_NEXT, rope_sections=True),
     "qwen3next": replace(_QWEN_NEXT, grouped_values=True),
     "kimi-linear": Family("latent", recurrent="kda", rope_pairs=None, gating="sigmoid"),
     "gpt-oss": Family(

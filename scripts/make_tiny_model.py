@@ -276,10 +276,10 @@ def _qwen_next_block(o, layer):
 
 
 def _qwen_next_keys(o):
-    half = o.rope_dims // 2
+    pairs = range(o.rope_dims // 2)
     keys = RMS | HEAD_KEYS | SSM_KEYS | ROTATION | {"full_attention_interval": o.interval}
-    if o.family != "qwen3next":  # the positions of an image take turns in rotating; those of text are all the same
-        keys |= {"rope.dimension_sections": [half - half // 2, half // 2, 0, 0]}
+    if o.family != "qwen3next":  # how many pairs each coordinate of an image rotates; of text all are the position
+        keys |= {"rope.dimension_sections": [*(len(pairs[start::3]) for start in range(3)), 0]}
     if o.family == "qwen35":
         return keys
     moe = MOE_KEYS | EXPERT_WIDTH | {"expert_shared_feed_forward_length": "Y", "feed_forward_length": None}
