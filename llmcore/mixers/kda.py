@@ -1,5 +1,4 @@
-"""Kimi's delta attention: the delta rule with a decay for each channel of a key, not one for the whole
-head.
+"""Kimi's delta attention: the delta rule with a decay for each channel of a key.
 
     S <- diag(e^g) S          u = beta (v - S^T k)          S <- S + k u^T          y = S^T q / sqrt(P)
 
