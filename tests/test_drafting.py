@@ -11,6 +11,7 @@ from make_tiny_model import FAMILIES
 from test_model import REAL
 
 import llmcore
+from llmcore.cache import State
 from llmcore.llm import LLM
 from llmcore.model import forward, unembed
 from llmcore.sampling import Sampling
@@ -88,15 +89,14 @@ def test_only_after_a_draft_that_was_right_comes_a_long_one():
 def run(llm, prompt, draft, **options):
     """(ids, how the text ended, rows of each pass but the prompt's); the cache holds what is true."""
     cache, rows = llm.empty_cache(), []
-    append = cache.append
+    commit = cache.commit
 
-    def noting(layer, *new_TKH):
-        if layer == 0:
-            rows.append(len(new_TKH[0]))
-            assert cache.length + rows[-1] <= llm.context_length
-        return append(layer, *new_TKH)
+    def noting(n_tokens):
+        rows.append(n_tokens)
+        assert cache.length + n_tokens <= llm.context_length
+        commit(n_tokens)
 
-    cache.append = noting
+    cache.commit = noting
     options = {"max_tokens": 60, "sampling": GREEDY, "seed": 1, "ignore_eos": True} | options
     tokens = []
     for token in llm.tokens(prompt, draft=draft, cache=cache, **options):
@@ -126,8 +126,9 @@ def test_the_text_is_that_without_drafts(family, sampling, tmp_path, monkeypatch
     *drafted, fewer = run(llm, [5, 6, 7], 5, sampling=sampling)
     assert drafted == plain
     assert set(passes) == {1}
+    recurrent = any(isinstance(kept, State) for kept in llm.empty_cache().layers)
     assert max(fewer) == 6
-    assert len(fewer) < 30
+    assert len(fewer) < (50 if recurrent else 30)  # a state goes back to before the guess, and catches up
     assert {0, 2, 3} <= set(n_wrong)
 
 
