@@ -48,7 +48,10 @@ VARIANTS = {
     "qwen3next-Q8_0": ("qwen3next", {"type": "Q8_0", "shared_ff": 64}),
     "kimi-linear": ("kimi-linear", {}),
     "kimi-linear-wide": ("kimi-linear", {"ssm_state": 32, "interval": 3, "layers": 4, "conv": 3, "heads": 3}),
-    "kimi-linear-many": ("kimi-linear", {"experts": 12, "experts_used": 4, "shared_experts": 2, "rope_dims": 6}),
+    "kimi-linear-many": (
+        "kimi-linear",
+        {"experts": 12, "experts_used": 4, "shared_experts": 2, "rope_dims": 6},
+    ),
     "kimi-linear-F16": ("kimi-linear", {"type": "F16"}),
 }
 

@@ -21,8 +21,26 @@ from llmcore.sampling import Sampling
 from llmcore.speed.holding import WAYS
 from llmcore.writing import Writer, write
 
-FAMILIES = ("lfm2", "lfm2-window", "lfm2moe", "qwen35", "qwen35moe", "qwen3next", "qwen3next-joined", "kimi-linear")
-GIVEN = ("lfm2", "lfm2-window", "lfm2moe", "qwen35", "qwen35-mtp", "qwen35moe", "qwen3next", "qwen3next-ssmin")
+FAMILIES = (
+    "lfm2",
+    "lfm2-window",
+    "lfm2moe",
+    "qwen35",
+    "qwen35moe",
+    "qwen3next",
+    "qwen3next-joined",
+    "kimi-linear",
+)
+GIVEN = (
+    "lfm2",
+    "lfm2-window",
+    "lfm2moe",
+    "qwen35",
+    "qwen35-mtp",
+    "qwen35moe",
+    "qwen3next",
+    "qwen3next-ssmin",
+)
 GIVEN = (*GIVEN, "kimi-linear")
 TRANSFORMERS = np.load(DATA / "delta" / "logits.npz")
 RECORDED = np.load(RECORD)
@@ -36,7 +54,8 @@ QUANTIZED = {
     "lfm2moe": WIDE | {"expert_ff": 256},
     "qwen35": DELTA,
     "qwen3next": DELTA | {"expert_ff": 256, "shared_ff": 256, "joined_in": True},
-    "kimi-linear": WIDE | {"ssm_state": 256, "heads": 2, "head_width": 264, "rope_dims": 8, "value_width": 128}
+    "kimi-linear": WIDE
+    | {"ssm_state": 256, "heads": 2, "head_width": 264, "rope_dims": 8, "value_width": 128}
     | {"kv_lora": 256, "expert_ff": 256},
 }
 
@@ -80,7 +99,9 @@ def assert_close(ours, theirs):
 def test_logits_are_those_of_llama_cpp(name, way):
     path = SHARED / "reference" / "tiny2" / f"{name}.gguf"
     if not path.exists():
-        pytest.skip(f"{path.name} is not in ../shared/reference/tiny2; the recorded variants cover its family")
+        pytest.skip(
+            f"{path.name} is not in ../shared/reference/tiny2; the recorded variants cover its family"
+        )
     record = np.load(path.with_suffix(".npz"))
     error = nmse(llmcore.load(path, weights=way).logits(record["ids"]), record["logits"])
     assert error < max(1e-9, 10 * record["nmse_self"])
