@@ -1,9 +1,9 @@
-"""What `transformers` computes on tiny random models with short convolutions or delta rules, and those as GGUF files.
+"""What `transformers` computes on tiny random models with short convolutions or delta rules, as GGUF files.
 
     TORCH/bin/python tests/record_transformers_delta.py     # tests/data/delta: NAME.gguf and logits.npz
 
-As record_transformers.py, whose environment it needs and whose functions it uses. transformers adds 1e-6 to the
-squared length of queries and keys, llama.cpp and we the epsilon of the norms, which here is 1e-6 as well.
+As record_transformers.py, whose environment it needs and whose functions it uses. transformers adds 1e-6 to
+the squared length of queries and keys, llama.cpp and we the epsilon of the norms, which here is the same.
 """
 
 import re
@@ -98,7 +98,7 @@ def tile_value_heads(name, x, config):
 
 
 def split_qkvz(name, x, config):
-    """Newer files have attn_qkv and attn_gate in the place of what stands together here, key head by key head."""
+    """Newer files have attn_qkv and attn_gate for what stands together here, key head by key head."""
     if not name.endswith("in_proj_qkvz.weight") or config.linear_conv_kernel_dim != 4:
         return [(name, x)]
     K, P, U = config.linear_num_key_heads, config.linear_key_head_dim, x.shape[1]
@@ -109,7 +109,7 @@ def split_qkvz(name, x, config):
 
 
 def kimi(name, x, config):
-    """One convolution each for q, k and v; a = -exp(A_log); kv_b in two, as in record_transformers.split_kv_b."""
+    """A convolution each for q, k and v; a = -exp(A_log); kv_b in two, as record_transformers.split_kv_b."""
     if name.endswith("A_log"):
         return [(name, -np.exp(x))]
     if name.endswith("conv1d.weight"):
