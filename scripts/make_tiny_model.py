@@ -316,7 +316,7 @@ def _kimi_keys(o):
 
 
 QWEN_NEXT = {**ROPE, "rope_base": 1e7, "rope_dims": 8, "layers": 4, "heads": 2, "kv_heads": 1, "head_width": 16}
-QWEN_NEXT |= {**SSM, "ssm_groups": 2, "interval": 2}
+QWEN_NEXT |= {"ssm_state": 8, "ssm_heads": 4, "ssm_groups": 2, "conv": 4, "interval": 2}
 LLAMA_BIASES = QKV_BIASES | OUTPUT_BIAS | GATE_BIAS | PLAIN_BIASES
 FAMILIES = {
     "llama": Family(
@@ -478,19 +478,42 @@ FAMILIES = {
         "lfm2moe",
         _lfm2_block,
         _lfm2_keys,
-        {**ROPE, **MOE, "rope_base": 1e6, "layers": 4, "conv": 3, "attention_every": 2, "dense_layers": 1, "tied": True},
+        {
+            **ROPE,
+            **MOE,
+            "rope_base": 1e6,
+            "layers": 4,
+            "conv": 3,
+            "attention_every": 2,
+            "dense_layers": 1,
+            "tied": True,
+        },
         final_norm="token_embd_norm",
     ),
     "qwen35": Family("qwen35", _qwen_next_block, _qwen_next_keys, {**QWEN_NEXT, "tied": True}),
-    "qwen35moe": Family("qwen35moe", _qwen_next_block, _qwen_next_keys, {**QWEN_NEXT, **MOE, "shared_ff": 48}),
+    "qwen35moe": Family(
+        "qwen35moe", _qwen_next_block, _qwen_next_keys, {**QWEN_NEXT, **MOE, "expert_ff": 12, "shared_ff": 16}
+    ),
     "qwen3next": Family(
-        "qwen3next", _qwen_next_block, _qwen_next_keys, {**QWEN_NEXT, **MOE, "shared_ff": 48, "joined_in": False}
+        "qwen3next",
+        _qwen_next_block,
+        _qwen_next_keys,
+        {**QWEN_NEXT, **MOE, "expert_ff": 12, "shared_ff": 16, "joined_in": False},
     ),
     "kimi-linear": Family(
         "kimi-linear",
         _kimi_block,
         _kimi_keys,
-        {**MOE, "layers": 4, "kv_heads": None, "head_width": 12, "rope_dims": 4, "value_width": 8, "kv_lora": 24}
+        {
+            **MOE,
+            "expert_ff": 16,
+            "layers": 3,
+            "kv_heads": None,
+            "head_width": 12,
+            "rope_dims": 4,
+            "value_width": 8,
+            "kv_lora": 24,
+        }
         | {"ssm_state": 8, "conv": 4, "interval": 2, "dense_layers": 1, "shared_experts": 1},
         tied=False,
     ),
@@ -558,9 +581,9 @@ OPTIONS = {
     "joined_in": "one ssm_in, as older files have it, for attn_qkv and attn_gate",
     "rope": "positions rotate queries and keys",
     "ssm_inner": "inner width of state-space layers (twice the width)",
-    "ssm_state": "width of their state",
-    "ssm_heads": "their heads; in mamba the rank of the step",
-    "ssm_groups": "groups of those heads",
+    "ssm_state": "width of their state; of a head of delta rules",
+    "ssm_heads": "their heads, or value heads; in mamba the rank of the step",
+    "ssm_groups": "groups of those heads, or key heads",
     "ssm_norm": "a norm at the end of them",
     "conv": "tokens that their convolution covers",
     "q_lora": "rank of the queries; 0 is a plain attn_q (32, but 0 with 26 or 27 layers)",
@@ -582,7 +605,18 @@ OPTIONS = {
     "seed": "of the random numbers",
 }
 FLOATS = ("rope_base", "rope_factor")
-FLAGS = ("rope", "joined_in", "ssm_norm", "router_bias", "joined_kv_b", "rope_freqs", "fused_qkv", "biases", "tied", "as_float32")
+FLAGS = (
+    "rope",
+    "joined_in",
+    "ssm_norm",
+    "router_bias",
+    "joined_kv_b",
+    "rope_freqs",
+    "fused_qkv",
+    "biases",
+    "tied",
+    "as_float32",
+)
 CHOICES = {"gating": ("softmax", "sigmoid"), "rope_scaling": ("none", "linear", "yarn", "longrope"), "type": TYPES}
 
 
@@ -636,7 +670,9 @@ def resolve(family: str, options: dict[str, Any]) -> SimpleNamespace:
     if getattr(o, "q_lora", 0) is None:
         o.q_lora = 0 if o.layers in LITE else 32
     if getattr(o, "ssm_inner", 0) is None:
-        o.ssm_inner = o.ssm_heads * o.ssm_state if hasattr(o, "interval") else 2 * o.width
+        o.ssm_inner = 2 * o.width
+    if o.family in ("qwen35", "qwen35moe", "qwen3next"):
+        o.ssm_inner = o.ssm_heads * o.ssm_state
     _check(o)
     return o
 
