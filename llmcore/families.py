@@ -13,12 +13,13 @@ class Family:
 
     mixer: str = "attention"  # what a layer does between tokens: a file in mixers/
     recurrent: str | None = None  # the same of layers without key/value heads ...
-    attention_every: int | None = None  # ... or of all but every n-th, if no key says which; None: heads say it
+    attention_every: int | None = None  # ... or of all but every n-th, if no key says which
     gated_attention: bool = False  # queries come with a gate of attention's result, see attention.Attention
     grouped_values: bool = False  # which value heads share a key head, see deltanet.DeltaNet
     whole_block: bool = False  # the mixer is the whole block, with norms and feed-forward of its own
     one_half: bool = False  # a layer is a mixer or, where it has a feed_forward_length, a feed-forward
     rope_pairs: str | None = "adjacent"  # what rotates together, see rope.Rope; None: no RoPE
+    rope_sections: bool = False  # whether the coordinates of images take turns in rotating pairs, see rope.py
     layer_norm: bool = False  # LayerNorm in place of RMS norm ...
     either_eps: bool = False  # files may give RMS norm's epsilon as that of LayerNorm
     norm_bias: bool = False  # ... with biases
@@ -42,7 +43,7 @@ class Family:
     )
     no_rope_every: int | None = None  # every n-th layer has no RoPE
     rope_switch: bool = False  # {arch}.rope.scaling.finetuned false means: no RoPE at all
-    window_pattern: int | None = None  # of so many layers the last sees all, the others a window; 0: all a window
+    window_pattern: int | None = None  # the last of so many layers sees all, the others a window; 0: none does
     window: int | None = None  # how wide it is if {arch}.attention.sliding_window does not say so
     window_rope: str = "same"  # RoPE of windowed layers: the "same", "unscaled", or with a base of its "own"
     gating: str = "softmax"  # of a mixture of experts: a value of ffn.GATINGS
@@ -116,8 +117,8 @@ ARCHITECTURES = {
     "smollm3": Family(no_rope_every=4),
     "lfm2": replace(_LFM, window_pattern=0),
     "lfm2moe": replace(_LFM, gating="sigmoid"),
-    "qwen35": _QWEN_NEXT,
-    "qwen35moe": _QWEN_NEXT,
+    "qwen35": replace(_QWEN_NEXT, rope_sections=True),
+    "qwen35moe": replace(_QWEN_NEXT, rope_sections=True),
     "qwen3next": replace(_QWEN_NEXT, grouped_values=True),
     "kimi-linear": Family("latent", recurrent="kda", rope_pairs=None, gating="sigmoid"),
     "gpt-oss": Family(

@@ -16,7 +16,7 @@ from .cli.options import add_options, count
 from .cli.report import Clock, report_logprobs, say_choices, timings
 from .llm import LLM
 from .sampling import Sampling
-from .writing import STOP_STRING, decode_tokens
+from .tokenizers.streaming import STOP_STRING, decode_tokens
 
 
 def main(argv: list[str] | None = None) -> int:

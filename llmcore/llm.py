@@ -16,8 +16,9 @@ from .speed.filling import filling
 from .speed.holding import choose, way_of
 from .speed.machine import available_memory, keep_freed_memory, use_threads
 from .tokenizer import Tokenizer
+from .tokenizers.streaming import CONTEXT_FULL, Token, decode_tokens
 from .weights import Weights, map_weights
-from .writing import CONTEXT_FULL, Token, Writer, decode_tokens, no_guess, write
+from .writing import Writer, no_guess, write
 
 
 def load(

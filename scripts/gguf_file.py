@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from llmcore.loader import TENSOR_TYPES, VALUE_TYPES
+from llmcore.formats.cursor import VALUE_TYPES
+from llmcore.loader import TENSOR_TYPES
 
 VALUES = {name: (id_, code) for id_, (name, code) in VALUE_TYPES.items()}
 ITEMS = {np.dtype(code): name for name, (_, code) in VALUES.items() if code is not None}

@@ -69,6 +69,32 @@ MAMBA = {
     "ssm_d": "U",
     "ssm_out.weight": "D U",
 }
+SHORT_CONV = {"shortconv.conv.weight": "D Q", "shortconv.in_proj.weight": "3*D D", "shortconv.out_proj.weight": "D D"}
+GATED_ATTENTION = ATTENTION | HEAD_NORMS | {"attn_q.weight": "2*N*H D"}
+DELTA_NET = {
+    "attn_qkv.weight": "U+2*G*S D",
+    "attn_gate.weight": "U D",
+    "ssm_conv1d.weight": "U+2*G*S Q",
+    "ssm_dt.bias": "J",
+    "ssm_a": "J",
+    "ssm_beta.weight": "J D",
+    "ssm_alpha.weight": "J D",
+    "ssm_norm.weight": "S",
+    "ssm_out.weight": "D U",
+}
+KDA = {
+    **{f"attn_{x}.weight": "N*S D" for x in "qkv"},
+    **{f"ssm_conv1d_{x}.weight": "1 N*S 1 Q" for x in "qkv"},
+    "ssm_f_a.weight": "S D",
+    "ssm_f_b.weight": "N*S S",
+    "ssm_beta.weight": "N D",
+    "ssm_a": "1 1 N 1",
+    "ssm_dt.bias": "N*S",
+    "ssm_g_a.weight": "S D",
+    "ssm_g_b.weight": "N*S S",
+    "ssm_norm.weight": "S",
+    "attn_output.weight": "D N*S",
+}
 
 # Keys, without the architecture's name in front. A string is an expression in sizes, as in shapes.
 KEYS = {
@@ -116,6 +142,7 @@ class Family:
     model: dict[str, str] = field(default_factory=dict)  # tensors of the model besides token_embd, output_norm, output
     bias: dict[str, str] = field(default_factory=dict)  # tensors of a block that --biases adds
     tied: bool | None = None  # whether the output matrix is the embedding; None: as asked, by default it is not
+    final_norm: str = "output_norm"  # the tensor of the last norm
     gains: dict[str, float] = field(default_factory=dict)  # factors of the standard deviation of some weights
 
 
@@ -221,6 +248,75 @@ def _falcon_h1_block(o, _):
     return {"attn_norm.weight": "D", "ffn_norm": "D"} | mixers | GATED
 
 
+def _lfm2_block(o, layer):
+    """Of so many layers the second attends, the others are short convolutions."""
+    mixer = ATTENTION | HEAD_NORMS if layer % o.attention_every == 1 else SHORT_CONV
+    experts = ROUTER | {"exp_probs_b.bias": "E"} | EXPERTS
+    return NORMS | mixer | (experts if o.family == "lfm2moe" and layer >= o.dense_layers else GATED)
+
+
+def _lfm2_keys(o):
+    kv = [o.kv_heads if layer % o.attention_every == 1 else 0 for layer in range(o.layers)]
+    keys = RMS | {"attention.head_count_kv": kv, "shortconv.l_cache": "Q"}
+    if o.family == "lfm2":
+        return keys | ({"attention.sliding_window": o.window} if o.window else {})
+    return keys | MOE_KEYS | EXPERT_WIDTH | {"leading_dense_block_count": o.dense_layers, "expert_gating_func": 2}
+
+
+def _qwen_next_block(o, layer):
+    """Of so many layers the last attends, the others are gated delta nets."""
+    mixer = dict(GATED_ATTENTION if layer % o.interval == o.interval - 1 else DELTA_NET)
+    if o.family == "qwen3next" and "ssm_a" in mixer:
+        mixer |= {"ssm_ba.weight": "2*J D"} | ({"ssm_in.weight": "2*U+2*G*S D"} if o.joined_in else {})
+        replaced = ("ssm_beta", "ssm_alpha") + (("attn_qkv", "attn_gate") if o.joined_in else ())
+        mixer = {name: shape for name, shape in mixer.items() if not name.startswith(replaced)}
+    experts = ROUTER | EXPERTS | SHARED | {"ffn_gate_inp_shexp.weight": "D"}
+    norms = {"attn_norm.weight": "D", "post_attention_norm.weight": "D"}
+    return norms | mixer | (GATED if o.family == "qwen35" else experts)
+
+
+def _qwen_next_keys(o):
+    pairs = range(o.rope_dims // 2)
+    keys = RMS | HEAD_KEYS | SSM_KEYS | ROTATION | {"full_attention_interval": o.interval}
+    if o.family != "qwen3next":  # how many pairs each coordinate of an image rotates; of text all are the position
+        keys |= {"rope.dimension_sections": [*(len(pairs[start::3]) for start in range(3)), 0]}
+    if o.family == "qwen35":
+        return keys
+    moe = MOE_KEYS | EXPERT_WIDTH | {"expert_shared_feed_forward_length": "Y", "feed_forward_length": None}
+    return keys | moe
+
+
+def _kimi_block(o, layer):
+    """Of so many layers the last attends (MLA without rotation), the others are Kimi's delta attention."""
+    latent = {
+        "attn_q.weight": "N*H D",
+        "attn_kv_a_mqa.weight": "B+n_rot D",
+        "attn_kv_a_norm.weight": "B",
+        "attn_k_b.weight": "N B H-n_rot",
+        "attn_v_b.weight": "N W B",
+        "attn_output.weight": "D N*W",
+    }
+    mixer = latent if layer % o.interval == o.interval - 1 else KDA
+    experts = ROUTER | {"exp_probs_b.bias": "E"} | EXPERTS | SHARED
+    return NORMS | mixer | (GATED if layer < o.dense_layers else experts)
+
+
+def _kimi_keys(o):
+    kv = [int(layer % o.interval == o.interval - 1) for layer in range(o.layers)]
+    heads = {"attention.key_length": "B+n_rot", "attention.value_length": "B", "attention.head_count_kv": kv}
+    mla = {"attention.key_length_mla": "H", "attention.value_length_mla": "W", "attention.kv_lora_rank": "B"}
+    moe = {
+        "expert_shared_count": o.shared_experts,
+        "leading_dense_block_count": o.dense_layers,
+        "expert_gating_func": 2,
+        "expert_weights_scale": 2.5,
+    }
+    recurrent = {"kda.head_dim": "S", "ssm.conv_kernel": "Q"}
+    return RMS | ROTATION | heads | mla | recurrent | MOE_KEYS | EXPERT_WIDTH | moe
+
+
+QWEN_NEXT = {**ROPE, "rope_base": 1e7, "rope_dims": 8, "layers": 4, "heads": 2, "kv_heads": 1, "head_width": 16}
+QWEN_NEXT |= {**SSM, "ssm_groups": 2, "interval": 2}
 LLAMA_BIASES = QKV_BIASES | OUTPUT_BIAS | GATE_BIAS | PLAIN_BIASES
 FAMILIES = {
     "llama": Family(
@@ -371,6 +467,33 @@ FAMILIES = {
         RMS | SSM_KEYS | NO_ATTENTION | {"ssm.group_count": None, "ssm.dt_b_c_rms": None},
         {**NO_HEADS, "ssm_inner": None, "ssm_state": 8, "ssm_heads": 4, "conv": 4},
     ),
+    "lfm2": Family(
+        "lfm2",
+        _lfm2_block,
+        _lfm2_keys,
+        {**ROPE, "rope_base": 1e6, "layers": 4, "conv": 3, "attention_every": 2, "window": 0, "tied": True},
+        final_norm="token_embd_norm",
+    ),
+    "lfm2moe": Family(
+        "lfm2moe",
+        _lfm2_block,
+        _lfm2_keys,
+        {**ROPE, **MOE, "rope_base": 1e6, "layers": 4, "conv": 3, "attention_every": 2, "dense_layers": 1, "tied": True},
+        final_norm="token_embd_norm",
+    ),
+    "qwen35": Family("qwen35", _qwen_next_block, _qwen_next_keys, {**QWEN_NEXT, "tied": True}),
+    "qwen35moe": Family("qwen35moe", _qwen_next_block, _qwen_next_keys, {**QWEN_NEXT, **MOE, "shared_ff": 48}),
+    "qwen3next": Family(
+        "qwen3next", _qwen_next_block, _qwen_next_keys, {**QWEN_NEXT, **MOE, "shared_ff": 48, "joined_in": False}
+    ),
+    "kimi-linear": Family(
+        "kimi-linear",
+        _kimi_block,
+        _kimi_keys,
+        {**MOE, "layers": 4, "kv_heads": None, "head_width": 12, "rope_dims": 4, "value_width": 8, "kv_lora": 24}
+        | {"ssm_state": 8, "conv": 4, "interval": 2, "dense_layers": 1, "shared_experts": 1},
+        tied=False,
+    ),
     "gpt-oss": Family(
         "gpt-oss",
         {"attn_norm.weight": "D", "post_attention_norm.weight": "D", "attn_sinks.weight": "N"}
@@ -431,6 +554,8 @@ OPTIONS = {
     "dense_layers": "leading layers without experts",
     "latent": "width of what experts read and write; 0 is that of the model",
     "attention_every": "of so many layers the second attends, the others are recurrent",
+    "interval": "of so many layers the last attends, the others are recurrent",
+    "joined_in": "one ssm_in, as older files have it, for attn_qkv and attn_gate",
     "rope": "positions rotate queries and keys",
     "ssm_inner": "inner width of state-space layers (twice the width)",
     "ssm_state": "width of their state",
@@ -457,7 +582,7 @@ OPTIONS = {
     "seed": "of the random numbers",
 }
 FLOATS = ("rope_base", "rope_factor")
-FLAGS = ("rope", "ssm_norm", "router_bias", "joined_kv_b", "rope_freqs", "fused_qkv", "biases", "tied", "as_float32")
+FLAGS = ("rope", "joined_in", "ssm_norm", "router_bias", "joined_kv_b", "rope_freqs", "fused_qkv", "biases", "tied", "as_float32")
 CHOICES = {"gating": ("softmax", "sigmoid"), "rope_scaling": ("none", "linear", "yarn", "longrope"), "type": TYPES}
 
 
@@ -511,14 +636,14 @@ def resolve(family: str, options: dict[str, Any]) -> SimpleNamespace:
     if getattr(o, "q_lora", 0) is None:
         o.q_lora = 0 if o.layers in LITE else 32
     if getattr(o, "ssm_inner", 0) is None:
-        o.ssm_inner = 2 * o.width
+        o.ssm_inner = o.ssm_heads * o.ssm_state if hasattr(o, "interval") else 2 * o.width
     _check(o)
     return o
 
 
 def _check_numbers(o):
     """Each number must be one, and large enough to mean something."""
-    zero = {"q_lora", "dense_layers", "seed"} | ({"window"} if o.family == "olmo2" else set())
+    zero = {"q_lora", "dense_layers", "seed"} | ({"window"} if o.family in ("olmo2", "lfm2") else set())
     zero |= {"latent"} | ({"experts"} if o.family == "granitehybrid" else set())
     for name, value in vars(o).items():
         if value is None or name in CHOICES or name in ("family", "set") or isinstance(value, bool):
@@ -597,7 +722,7 @@ def _evaluate_shape(shape: str, sizes) -> tuple[int, ...]:
 def _tensors(o) -> dict[str, str]:
     """Every tensor of a model, name -> shape."""
     row = FAMILIES[o.family]
-    tensors = {"token_embd.weight": "V D", "output_norm.weight": "D"} | row.model
+    tensors = {"token_embd.weight": "V D", f"{row.final_norm}.weight": "D"} | row.model
     if not o.tied:
         tensors["output.weight"] = "V D"
     if getattr(o, "rope_freqs", False):
@@ -657,8 +782,8 @@ def _vocabulary(size) -> dict[str, Any]:
 
 def _is_matrix(name, shape) -> bool:
     """Whether it is stored in the type asked for: not norms, biases, routers and positions, whose rows are few."""
-    small = ("norm.weight", ".bias", "ffn_gate_inp.weight", "position_embd.weight", "conv1d.weight", "ssm_a", "ssm_d")
-    return len(shape) > 1 and not name.endswith(small)
+    small = ("norm.weight", ".bias", "ffn_gate_inp.weight", "position_embd.weight", "ssm_a", "ssm_d")
+    return len(shape) > 1 and not name.endswith(small) and "conv1d" not in name and "shortconv.conv" not in name
 
 
 def _tensor_type(name, shape, o) -> str:

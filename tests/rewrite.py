@@ -3,7 +3,8 @@
 import gguf
 import numpy as np
 
-from llmcore.loader import VALUE_TYPES, read_gguf
+from llmcore.formats.cursor import VALUE_TYPES
+from llmcore.loader import read_gguf
 from llmcore.quants import dequantize
 
 VALUE_IDS = {name: gguf.GGUFValueType(id_) for id_, (name, _) in VALUE_TYPES.items()}

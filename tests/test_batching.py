@@ -8,10 +8,10 @@ from conftest import make, real_model
 from test_model import REAL
 
 import llmcore
-from llmcore.speed.batching import Whole
 from llmcore.llm import LLM
 from llmcore.sampling import Sampling
-from llmcore.writing import CONTEXT_FULL, END_OF_TEXT, MAX_TOKENS, STOP_STRING
+from llmcore.speed.batching import Whole
+from llmcore.tokenizers.streaming import CONTEXT_FULL, END_OF_TEXT, MAX_TOKENS, STOP_STRING
 
 PROMPTS = ["hello", "a", [5, 6, 7], "the two of us, and all the rest of it", "łąka", [9] * 30, "x y z", "hello"]
 OPTIONS = {"max_tokens": 25, "temperature": 0, "ignore_eos": True}

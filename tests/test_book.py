@@ -13,10 +13,11 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "llmcore"
 ORDER = [
-    *("errors", "threads", "metadata", "loader"),
-    *("formats", "formats/simple", "formats/k", "formats/other", "quants"),
+    *("errors", "threads", "metadata"),
+    *("formats/cursor", "formats", "formats/simple", "formats/k", "formats/other"),
+    *("loader", "quants"),
     *("tokenizers", "tokenizers/splits", "tokenizers/vocabulary", "tokenizers/bytepairs"),
-    *("tokenizers/sentencepiece", "tokenizer"),
+    *("tokenizers/sentencepiece", "tokenizers/streaming", "tokenizer"),
     *("ops", "linear", "mixers", "mixers/rope", "cache"),
     *("mixers/keys", "mixers/attend", "mixers/attention", "mixers/latent", "mixers/conv", "mixers/shortconv"),
     *("mixers/mamba", "mixers/mamba2", "mixers/side_by_side", "mixers/delta_rule", "mixers/deltanet", "mixers/kda"),
@@ -122,7 +123,8 @@ def test_a_plain_run_loads_the_book_and_what_its_doors_need(llama_path):
     allowed = {"speed/__init__.py", "speed/holding.py", "speed/filling.py", "speed/machine.py", "cli/__init__.py"}
     assert wings <= allowed | {"cli/options.py", "cli/command.py", "cli/report.py"}
     assert {name for name in names if "/" in name} - wings == {
-        *("formats/__init__.py", "tokenizers/__init__.py", "tokenizers/vocabulary.py"),
+        *("formats/__init__.py", "formats/cursor.py", "tokenizers/__init__.py", "tokenizers/vocabulary.py"),
+        "tokenizers/streaming.py",
         *("tokenizers/sentencepiece.py", "mixers/__init__.py", "mixers/rope.py"),
         *("mixers/keys.py", "mixers/attend.py", "mixers/attention.py"),
         *("ffn/__init__.py", "ffn/dense.py"),

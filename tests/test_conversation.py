@@ -16,7 +16,7 @@ from rewrite import rewrite
 
 import llmcore
 from llmcore.chat.session import THINK, THOUGHT, told_apart
-from llmcore.writing import Splitter
+from llmcore.tokenizers.streaming import Splitter
 
 pty = pytest.importorskip("pty", reason="there are no pseudo-terminals here")
 

@@ -2,7 +2,17 @@
 
 import numpy as np
 import pytest
-from blocks import FLOATS, SMALL, TYPES, WORDS, assert_same_bits, computing_with, cut_into_tiles, matrix, tensor
+from blocks import (
+    FLOATS,
+    SMALL,
+    TYPES,
+    WORDS,
+    assert_same_bits,
+    computing_with,
+    cut_into_tiles,
+    matrix,
+    tensor,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 

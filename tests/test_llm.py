@@ -15,7 +15,15 @@ from llmcore.llm import LLM
 from llmcore.loader import read_gguf
 from llmcore.quants import dequantize
 from llmcore.sampling import Sampling
-from llmcore.writing import CONTEXT_FULL, END_OF_TEXT, MAX_TOKENS, Splitter, Token, decode_tokens, stop_strings
+from llmcore.tokenizers.streaming import (
+    CONTEXT_FULL,
+    END_OF_TEXT,
+    MAX_TOKENS,
+    Splitter,
+    Token,
+    decode_tokens,
+    stop_strings,
+)
 
 GREEDY = Sampling(temperature=0)
 

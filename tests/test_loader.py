@@ -15,7 +15,8 @@ from gguf_bytes import Bytes
 
 from llmcore.cli import inspect as listing
 from llmcore.errors import ModelFileError
-from llmcore.loader import TENSOR_TYPES, VALUE_TYPES, read_gguf
+from llmcore.formats.cursor import VALUE_TYPES
+from llmcore.loader import TENSOR_TYPES, read_gguf
 
 rng = np.random.default_rng(0)
 BYTE_ORDERS = {"<": GGUFEndian.LITTLE, ">": GGUFEndian.BIG}

@@ -8,9 +8,9 @@ from conftest import DATA, make, real_model, reference
 from make_tiny_model import FAMILIES
 
 import llmcore
-from llmcore.speed.holding import WAYS
 from llmcore.model import CHUNK, forward, prefill, unembed
 from llmcore.sampling import Sampling
+from llmcore.speed.holding import WAYS
 from llmcore.speed.int8 import Tile
 from llmcore.speed.mapped import FileRows
 

@@ -12,7 +12,7 @@ from itertools import takewhile
 from ..errors import ContextOverflow
 from ..llm import LLM
 from ..sampling import Sampling
-from ..writing import STOP_STRING, Splitter, TextDecoder, stop_strings
+from ..tokenizers.streaming import STOP_STRING, Splitter, TextDecoder, stop_strings
 from .prompt import encode_chat
 
 THINK, THOUGHT = "<think>", "</think>"  # what reasoning models write around their reasoning

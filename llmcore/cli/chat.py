@@ -21,7 +21,7 @@ from ..chat import encode_chat
 from ..chat.session import Dropped, Session, Text, turns
 from ..errors import ContextOverflow
 from ..sampling import Sampling
-from ..writing import CONTEXT_FULL
+from ..tokenizers.streaming import CONTEXT_FULL
 from .command import Say, command_line, on_one_line, open_model
 from .options import add_options
 from .report import timings

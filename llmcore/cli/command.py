@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..llm import LLM, load
 from ..speed.machine import restart_with_threads
-from ..writing import stop_strings
+from ..tokenizers.streaming import stop_strings
 from .options import sampling_of
 
 MODELS = Path("models")

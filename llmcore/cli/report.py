@@ -8,7 +8,7 @@ import numpy as np
 
 from ..llm import LLM
 from ..ops import log_softmax
-from ..writing import END_OF_TEXT, Token
+from ..tokenizers.streaming import END_OF_TEXT, Token
 
 
 class Clock:

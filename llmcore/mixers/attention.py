@@ -148,7 +148,7 @@ def run(x_TD: np.ndarray, w: Weights, plan: Attention, step: Step, i: int) -> np
 
 
 def split_gates(qkv_TF, plan):
-    """What `split_heads` takes, and the gates (T, N H), of rows in which each query head is followed by its gate."""
+    """What `split_heads` takes, and the gates (T, N H); in a row each query head is followed by its gate."""
     T, N, H = len(qkv_TF), plan.n_heads, plan.key_length
     pairs_TN2H = qkv_TF[:, : 2 * N * H].reshape(T, N, 2, H)
     q_TF, gate_TF = pairs_TN2H.swapaxes(1, 2).reshape(T, 2, N * H).swapaxes(0, 1)

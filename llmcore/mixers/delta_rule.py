@@ -38,10 +38,11 @@ def of_length_1(x, eps):
 def scan(q_THP, k_THP, v_THP, g_THX, beta_TH, s_HPP):
     """The y (T, H, P) of T tokens, and the state after them.
 
-    A head of width 1. Half of what is there fades at each token; the second write (beta 1) replaces it, the third half:
+    A head of width 1. Half of what is there fades at each token; the second write (beta 1) replaces the
+    rest, the third (beta 1/2) only half of it:
     >>> one, v = np.ones((3, 1, 1), np.float32), np.float32([8, 2, 4]).reshape(3, 1, 1)
-    >>> y, s = scan(one, one, v, np.log(one / 2), np.float32([[1], [1], [0.5]]), np.zeros((1, 1, 1), np.float32))
-    >>> y.ravel().tolist()
+    >>> beta, nothing = np.float32([[1], [1], [0.5]]), np.zeros((1, 1, 1), np.float32)
+    >>> scan(one, one, v, np.log(one / 2), beta, nothing)[0].ravel().tolist()
     [8.0, 2.0, 2.5]
     """
     y_THP, chunk = np.empty_like(v_THP), CHUNK if g_THX.shape[2] == 1 else CHANNEL_CHUNK

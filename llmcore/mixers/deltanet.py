@@ -23,8 +23,8 @@ from ..cache import State, Step
 from ..linear import Matrix, linear
 from ..ops import rms_norm, sigmoid, silu
 from .conv import causal_conv, softplus
-from .keys import read_norm_eps
 from .delta_rule import of_length_1, scan
+from .keys import read_norm_eps
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,7 @@ class DeltaNet:
     n_key_heads: int  # {arch}.ssm.group_count
     head_width: int  # {arch}.ssm.state_size, which {arch}.ssm.inner_size is n_heads times
     conv_width: int  # {arch}.ssm.conv_kernel
-    grouped: (
-        bool  # value heads h = k J ... k J + J - 1 share key head k, J = H/K; else h, h + K, ... ("tiled") do
-    )
+    grouped: bool  # value heads k J ... k J + J - 1 share key head k (J = H/K); else k, k + K, ... do
     eps: float
     rope: None = None  # positions do not rotate
 

@@ -1,5 +1,4 @@
-"""Kimi's delta attention: the delta rule with a decay for each channel of a key, not one for the whole
-head.
+"""Kimi's delta attention: the delta rule with a decay for each channel of a key.
 
     S <- diag(e^g) S          u = beta (v - S^T k)          S <- S + k u^T          y = S^T q / sqrt(P)
 
@@ -22,8 +21,8 @@ from ..cache import State, Step
 from ..linear import Matrix, linear
 from ..ops import rms_norm, sigmoid, silu
 from .conv import causal_conv, softplus
-from .keys import read_norm_eps
 from .delta_rule import of_length_1, scan
+from .keys import read_norm_eps
 
 
 @dataclass(frozen=True)

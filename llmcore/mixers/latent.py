@@ -17,9 +17,9 @@ import numpy as np
 from ..cache import Rows, Step
 from ..linear import Matrix, linear
 from ..ops import rms_norm
-from .rope import Rope, read_rope, rotate
 from .attend import attend, each_text
 from .keys import read_head_counts, read_norm_eps
+from .rope import Rope, read_rope, rotate
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Latent:
     key_length: int  # {arch}.attention.key_length_mla, or key_length where both matrices are one
     value_length: int  # {arch}.attention.value_length_mla, or value_length
     query_rank: int | None  # {arch}.attention.q_lora_rank; None: queries come straight from the input
-    rank: int  # {arch}.attention.kv_lora_rank: the width of the row that is cached, beside n_position for the position
+    rank: int  # {arch}.attention.kv_lora_rank: the width of the row that is cached, beside n_position
     split: bool  # whether the file holds attn_k_b and attn_v_b, or both in attn_kv_b as older ones do
     scale: float  # {arch}.attention.scale, else gain^2/sqrt(key_length)
     n_position: int  # {arch}.rope.dimension_count: the numbers of a key that all heads share, for the position

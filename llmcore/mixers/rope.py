@@ -41,6 +41,8 @@ def read_rope(keys, family, head_width: int) -> Rope | None:
         raise keys.error(
             "rope.dimension_count", f"is {n_rot}; it must be even and at most the head width {head_width}"
         )
+    if family.rope_sections:
+        check_sections(keys, n_rot // 2)
     scaling = keys.get("rope.scaling.type", str, "linear")  # files older than this key have a factor alone
     if scaling not in SCALINGS:
         raise UnsupportedModel(
@@ -64,6 +66,21 @@ def read_rope(keys, family, head_width: int) -> Rope | None:
         )
         return replace(rope, yarn_context=context, gain=rope.gain * (1 + 0.1 * math.log(factor)))
     return rope
+
+
+def check_sections(keys, n_pairs: int) -> None:
+    """{arch}.rope.dimension_sections: how many pairs each of the three coordinates of a place in an image rotates.
+
+    They take turns, pair by pair. Of text all three are the position, so that the key changes nothing, as long
+    as it leaves no pair out: such a pair would not rotate, and we know no model that means that.
+    """
+    key = "rope.dimension_sections"
+    sections = np.asarray(keys.metadata.get(f"{keys.prefix}.{key}", [n_pairs] * 3))
+    if sections.dtype.kind not in "iu" or sections.shape not in ((3,), (4,)) or not 0 < sections.sum() < 2**31:
+        raise keys.error(key, "is not a list of four whole numbers")
+    pair = np.arange(n_pairs) % sections.sum()
+    if np.any(pair >= 3 * sections[pair % 3].astype(np.int64)):
+        raise keys.error(key, f"is {sections.tolist()}, which leaves some of {n_pairs} pairs unrotated")
 
 
 def read_window_rope(keys, family, rope: Rope | None) -> Rope | None:

@@ -74,7 +74,7 @@ def run(x_TD: np.ndarray, w: Weights, plan: ShortConv, step: Step, i: int) -> np
 
 
 def mix(b_TD, c_TD, u_TD, before_WD, kernel_DW):
-    """c * conv(b * u) (T, D), and the rows of b * u that the next tokens will need; before_WD are those before.
+    """c * conv(b * u) (T, D), and the rows of b * u that the next tokens need; before_WD are those before.
 
     One channel, a kernel that adds the token before; the third token lets nothing in, the second nothing out:
     >>> b, c, u = (np.float32(x).reshape(3, 1) for x in ([1, 1, 0], [1, 0, 1], [2, 3, 4]))

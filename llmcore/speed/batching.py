@@ -9,8 +9,9 @@ from ..config import Config
 from ..errors import whole
 from ..model import CHUNK, empty_cache, forward, prefill, unembed
 from ..tokenizer import Tokenizer
+from ..tokenizers.streaming import END_OF_TEXT, STOP_STRING, Splitter, TextDecoder, stop_strings
 from ..weights import Weights
-from ..writing import END_OF_TEXT, STOP_STRING, Splitter, TextDecoder, Writer, stop_strings
+from ..writing import Writer
 
 
 class Whole:

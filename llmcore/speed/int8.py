@@ -10,9 +10,9 @@ from math import prod
 
 import numpy as np
 
+from ..formats import Scales
 from ..linear import TILE, Job, cut
 from ..loader import Tensor
-from ..formats import Scales
 from ..quants import FORMATS, unpack
 from ..threads import scratch
 from . import mapped

@@ -25,8 +25,8 @@ feed-forward width, V vocabulary.
 import numpy as np
 
 from llmcore.config import Config
-from llmcore.ops import log_softmax, rms_norm, sigmoid, silu, softmax, swiglu
 from llmcore.mixers.rope import rope_table
+from llmcore.ops import log_softmax, rms_norm, sigmoid, silu, softmax, swiglu
 
 Params = dict[str, np.ndarray]
 PAD = -1  # fills the texts of a batch up to the longest

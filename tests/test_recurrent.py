@@ -1,0 +1,311 @@
+"""What must hold of every model with recurrent layers: it is the same model in steps, drafts, batches and after going back.
+
+A family joins by its name in FAMILIES; its shapes beside the given references stand in a record of llama.cpp's logits.
+"""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import DATA, FOLDER, SHARED, make
+from record_delta import IDS, POSITIONS, RECORD, VARIANTS
+from rewrite import rewrite
+
+import llmcore
+from llmcore.cache import MARKS
+from llmcore.loader import read_gguf
+from llmcore.model import forward, prefill, unembed
+from llmcore.quants import dequantize
+from llmcore.sampling import Sampling
+from llmcore.speed.holding import WAYS
+from llmcore.writing import Writer, write
+
+FAMILIES = ("lfm2", "lfm2-window", "lfm2moe", "qwen35", "qwen35moe", "qwen3next", "qwen3next-joined", "kimi-linear")
+GIVEN = ("lfm2", "lfm2-window", "lfm2moe", "qwen35", "qwen35-mtp", "qwen35moe", "qwen3next", "qwen3next-ssmin")
+GIVEN = (*GIVEN, "kimi-linear")
+TRANSFORMERS = np.load(DATA / "delta" / "logits.npz")
+RECORDED = np.load(RECORD)
+LONG = np.random.default_rng(5).integers(3, 288, 600)
+SHORT = LONG[:40]
+# Matrices whose rows are whole blocks of 256 weights.
+WIDE = {"width": 256, "ff": 256}
+DELTA = WIDE | {"ssm_state": 64, "ssm_heads": 4, "heads": 4, "head_width": 64}
+QUANTIZED = {
+    "lfm2": WIDE,
+    "lfm2moe": WIDE | {"expert_ff": 256},
+    "qwen35": DELTA,
+    "qwen3next": DELTA | {"expert_ff": 256, "shared_ff": 256, "joined_in": True},
+    "kimi-linear": WIDE | {"ssm_state": 256, "heads": 2, "head_width": 264, "rope_dims": 8, "value_width": 128}
+    | {"kv_lora": 256, "expert_ff": 256},
+}
+
+
+def nmse(ours, theirs):
+    return float(((ours - theirs) ** 2).sum() / (theirs**2).sum())
+
+
+@functools.cache
+def made(name):
+    """The path of a random model."""
+    path = Path(FOLDER.name) / f"recurrent-{name}.gguf"
+    family, options = VARIANTS[name]
+    make(family, path, **options)
+    return path
+
+
+@functools.cache
+def model(name):
+    return llmcore.load(made(name))
+
+
+def logits_of(llm, ids, cache):
+    return unembed(llm.weights, llm.config, forward(llm.weights, llm.config, [(np.asarray(ids), cache)]))
+
+
+def in_steps(llm, ids, sizes):
+    cache, logits = llm.empty_cache(), []
+    for size in sizes:
+        logits.append(logits_of(llm, ids[cache.length : cache.length + size], cache))
+    return np.concatenate(logits)
+
+
+def assert_close(ours, theirs):
+    """Other orders of summing move logits by 1e-6 of the largest, and a state carries that on."""
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-5 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", GIVEN)
+def test_logits_are_those_of_llama_cpp(name, way):
+    path = SHARED / "reference" / "tiny2" / f"{name}.gguf"
+    if not path.exists():
+        pytest.skip(f"{path.name} is not in ../shared/reference/tiny2; the recorded variants cover its family")
+    record = np.load(path.with_suffix(".npz"))
+    error = nmse(llmcore.load(path, weights=way).logits(record["ids"]), record["logits"])
+    assert error < max(1e-9, 10 * record["nmse_self"])
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_logits_of_other_shapes_are_those_of_llama_cpp(name, way):
+    """150 tokens, two ends of chunks."""
+    np.testing.assert_array_equal(RECORDED["ids"], IDS)
+    theirs = RECORDED["logits"][RECORDED["names"].tolist().index(name)]
+    assert nmse(llmcore.load(made(name), weights=way).logits(IDS)[POSITIONS], theirs) < 1e-9
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", TRANSFORMERS.files[1:])
+def test_logits_are_those_of_transformers(name, way):
+    llm = llmcore.load(DATA / "delta" / f"{name}.gguf", weights=way)
+    assert nmse(llm.logits(TRANSFORMERS["ids"])[::8], TRANSFORMERS[name]) < 1e-9
+
+
+@pytest.mark.parametrize("family", QUANTIZED)
+@pytest.mark.parametrize("kind", ["Q4_K", "Q6_K", "Q8_0", "Q4_0", "IQ4_XS", "MXFP4", "F16", "BF16"])
+def test_quantized_matrices_are_the_same_model_in_every_way(family, kind, tmp_path):
+    make(family, tmp_path / "m.gguf", type=kind, **QUANTIZED[family])
+    make(family, tmp_path / "f.gguf", type=kind, as_float32=True, **QUANTIZED[family])
+    theirs = llmcore.load(tmp_path / "f.gguf").logits(SHORT)
+    for way in WAYS:
+        llm = llmcore.load(tmp_path / "m.gguf", weights=way)
+        assert nmse(llm.logits(SHORT), theirs) < 1e-9
+        assert nmse(in_steps(llm, SHORT, [20, 1, 1, 5, 1, 12]), theirs) < 1e-9
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("sizes", [[1] * 40, [7, 1, 13, 19], [39, 1]], ids=["ones", "mixed", "last"])
+def test_steps_equal_one_pass(name, sizes):
+    assert_close(in_steps(model(name), SHORT, sizes), in_steps(model(name), SHORT, [40]))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "sizes", [[300, *[1] * 40, 260], [64] * 9 + [24], [599, 1]], ids=["some", "chunks", "last"]
+)
+def test_a_text_of_600_tokens(name, sizes):
+    llm = model(name)
+    chunks = prefill(llm.weights, llm.config, LONG, llm.empty_cache())
+    by_chunks = np.concatenate([unembed(llm.weights, llm.config, x_TD) for x_TD in chunks])
+    whole = in_steps(llm, LONG, [600])
+    assert_close(by_chunks, whole)
+    assert_close(in_steps(llm, LONG, sizes), whole)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "sampling", [Sampling(temperature=0), Sampling(temperature=2, top_p=1)], ids=["cold", "hot"]
+)
+def test_drafts_equal_no_drafts(name, sampling):
+    """Guesses of which some are right, some wrong in the first token, some later."""
+    llm = model(name)
+
+    def text(guesser=lambda ids, n: []):
+        writer = Writer([5, 6, 7], sampling, 1, max_tokens=60, context_length=512, end_ids=())
+        return [token.id for token in write(llm.weights, llm.config, writer, llm.empty_cache(), guesser)]
+
+    plain, wrong = text(), []
+    known = [5, 6, 7, *plain]
+
+    def guess(ids, n_most):
+        draft = known[len(ids) : len(ids) + min(5, n_most)]
+        at = int(np.random.default_rng(len(ids)).integers(8))
+        if at < len(draft):
+            draft[at] = (draft[at] + 1) % 288
+            wrong.append(at)
+        return draft
+
+    assert text(guess) == plain
+    assert {0, 2, 3} <= set(wrong)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_truncate_to_every_length_and_on(name):
+    """The answer is heeded: what the cache then lacks is processed again."""
+    llm = model(name)
+    for length in range(41):
+        cache = llm.empty_cache()
+        for size in (20, 10, 1, 1, 8):
+            logits_of(llm, SHORT[cache.length : cache.length + size], cache)
+        reached = cache.truncate(length)
+        assert reached == cache.length == (40 if length == 40 else 32 if length >= 32 else 0)
+        other = [*SHORT[:length], 9, 8, 7]
+        assert_close(logits_of(llm, other[reached:], cache), llm.logits(other)[reached:])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_places_that_were_asked_for_are_kept(name):
+    llm, cache = model(name), model(name).empty_cache()
+    for n in range(1, MARKS + 3):
+        logits_of(llm, SHORT[cache.length : 5 * n], cache)
+        cache.keep()
+        logits_of(llm, SHORT[:2], cache)
+        assert cache.truncate(5 * n) == 5 * n
+    assert cache.truncate(5 * n - 3) == 5 * n - 5
+    assert_close(logits_of(llm, SHORT[5 * n - 5 :], cache), llm.logits(SHORT)[5 * n - 5 :])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_exception_in_any_half_of_a_layer_leaves_the_cache_as_it_was(name, monkeypatch):
+    llm, real, whole = model(name), llmcore.model.add, model(name).logits(SHORT)
+    for n in range(2 * len(llm.config.layers)):
+        cache, calls = llm.empty_cache(), []
+        logits_of(llm, SHORT[:20], cache)
+        before = cache.nbytes
+
+        def broken(*arguments, n=n, calls=calls):
+            calls.append(1)
+            return 1 / 0 if len(calls) > n else real(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("llmcore.model.add", broken)
+            with pytest.raises(ZeroDivisionError):
+                logits_of(llm, [4, 4, 4], cache)
+        assert (cache.length, cache.nbytes) == (20, before)
+        assert_close(logits_of(llm, SHORT[20:], cache), whole[20:])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_texts_that_share_a_pass_do_not_see_each_other(name):
+    llm, one, two = model(name), model(name).empty_cache(), model(name).empty_cache()
+    alone, other = llm.logits(SHORT), llm.logits(LONG[::-1][:200])
+    for a, b, c, d in ((0, 9, 0, 1), (9, 10, 1, 100), (10, 40, 100, 101), (40, 40, 101, 200)):
+        texts = [(ids, cache) for ids, cache in ((SHORT[a:b], one), (LONG[::-1][c:d], two)) if len(ids)]
+        logits_TV = unembed(llm.weights, llm.config, forward(llm.weights, llm.config, texts))
+        if b > a:
+            assert_close(logits_TV[: b - a], alone[a:b])
+        assert_close(logits_TV[b - a :], other[c:d])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_texts_written_together_are_those_written_alone(name):
+    prompts = [[5, 6, 7], [9] * 80, [3, 100, 4, 200]]
+    options = {"max_tokens": 20, "temperature": 0, "ignore_eos": True}
+    alone = ["".join(model(name).generate(prompt, **options)) for prompt in prompts]
+    assert list(model(name).generate_batch(prompts, batch=2, **options)) == alone
+
+
+# What a file says must show in the logits, or be refused.
+
+FREE = {  # keys that change nothing: what they say is said by shapes, or text does not need it
+    "context_length": FAMILIES,
+    "rope.dimension_sections": FAMILIES,  # where the positions of images rotate
+    "feed_forward_length": ("qwen35moe", "qwen3next"),
+    "attention.key_length": ("kimi-linear",),  # those of the cached row; the heads' end in _mla
+    "attention.value_length": ("kimi-linear",),
+    "attention.head_count_kv": ("kimi-linear",),  # but for its zeros
+}
+
+
+def changed_keys(metadata, arch):
+    """Each key of the architecture with another value, and each array with one value changed."""
+    for key, value in metadata.items():
+        name = key.removeprefix(f"{arch}.")
+        if name in (key, "vocab_size"):
+            continue
+        if isinstance(value, np.ndarray):
+            for at in range(len(value)):
+                for new in (not value[at],) if value.dtype == bool else (0, value[at] + 1, 2 * value[at]):
+                    other = value.copy()
+                    other[at] = new
+                    if new != value[at]:
+                        yield name, {key: other}
+        else:
+            other = value * (1000 if "epsilon" in name else 1.5)
+            if type(value) in (bool, int):
+                other = not value if type(value) is bool else value + 1
+            yield name, {key: other}
+
+
+def loaded_or_refused(path):
+    """The logits of a changed file, or the line with which it is refused."""
+    try:
+        return llmcore.load(path).logits(SHORT)
+    except llmcore.ModelFileError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "qwen35-array"])
+def test_every_key_shows_or_is_refused(name, tmp_path):
+    before, file = model(name).logits(SHORT), read_gguf(made(name))
+    for key, change in changed_keys(file.metadata, file.metadata["general.architecture"]):
+        path = rewrite(made(name), tmp_path / "changed.gguf", keys=change)
+        after = loaded_or_refused(path)
+        if isinstance(after, str):
+            assert after.startswith(f"{path}: ")
+            assert "\n" not in after
+        elif (name, key) != ("qwen35-array", "full_attention_interval"):  # the array has the last word
+            assert nmse(after, before) > 1e-7 or name in FREE.get(key, ()), f"{change} shows nowhere"
+        path.unlink()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_tensor_shows(name, tmp_path):
+    """Each is moved by a tenth of its size; the router's bias, which counts in the choice alone, by more."""
+    before, file = model(name).logits(SHORT), read_gguf(made(name))
+    rng = np.random.default_rng(0)
+    for tensor in file.tensors.values():
+        array = dequantize(tensor.data, tensor.type, tensor.byte_order)
+        size = 1.0 if "exp_probs_b" in tensor.name else 0.1 * array.std()
+        moved = {tensor.name: array + size * rng.standard_normal(array.shape)}
+        path = rewrite(made(name), tmp_path / "changed.gguf", tensors=moved)
+        assert nmse(llmcore.load(path).logits(SHORT), before) > 1e-8, f"{tensor.name} shows nowhere"
+        path.unlink()
+
+
+OPTIONAL = ("exp_probs_b.bias", "output.weight")  # a file without them says something else
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_file_without_a_tensor_is_refused_or_another_model(name, tmp_path):
+    before = model(name).logits(SHORT)
+    for tensor in read_gguf(made(name)).tensors:
+        path = rewrite(made(name), tmp_path / "changed.gguf", drop=[tensor])
+        after = loaded_or_refused(path)
+        if tensor.endswith(OPTIONAL):
+            assert nmse(after, before) > 1e-8, f"{tensor} shows nowhere"
+        else:
+            assert isinstance(after, str)
+            assert after.startswith(f"{path}: ")
+        path.unlink()
