@@ -7,7 +7,7 @@ Shape key: T new tokens, S rows held + new, K key/value heads, H head width, R r
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
@@ -184,6 +184,7 @@ class Step:
     positions_T: np.ndarray
     texts: list[tuple[slice, KVCache]]  # which rows of x are whose
     rotations: dict[Rope, np.ndarray]  # complex (T, R)
+    handed: dict[str, np.ndarray] = field(default_factory=dict)  # what a layer hands to later ones of this pass
 
 
 def make_step(

@@ -98,7 +98,9 @@ def read_config(metadata: dict, path) -> Config:
 
 def read_layer(keys: Keys, family: Family, i: int) -> LayerPlan:
     """The plan of layer i."""
-    has_ffn = not family.one_half or keys.of_layer("feed_forward_length", int, i, 0, least=0) > 0
+    has_ffn = not family.whole_block
+    if family.one_half:
+        has_ffn = keys.of_layer("feed_forward_length", int, i, 0, least=0) > 0
     has_mixer = not family.one_half or not has_ffn
     return LayerPlan(
         mixer=mixer_of(keys, family, i).read(keys, family, i) if has_mixer else None,

@@ -16,6 +16,7 @@ class Family:
     attention_every: int | None = None  # ... or of all but every n-th, if no key says which
     gated_attention: bool = False  # queries come with a gate of attention's result, see attention.Attention
     grouped_values: bool = False  # which value heads share a key head, see deltanet.DeltaNet
+    whole_block: bool = False  # the mixer is the whole block, with norms and feed-forward of its own
     one_half: bool = False  # a layer is a mixer or, where it has a feed_forward_length, a feed-forward
     rope_pairs: str | None = "adjacent"  # what rotates together, see rope.Rope; None: no RoPE
     rope_sections: bool = False  # whether the coordinates of images take turns in rotating pairs, see rope.py
@@ -24,6 +25,7 @@ class Family:
     norm_bias: bool = False  # ... with biases
     norms: str = "pre"  # where a block's norms stand: "pre" attention and feed-forward, "post", or "both"
     ffn_norm: str = "ffn_norm"  # the tensor that holds the norm before the feed-forward
+    embedding_norm: bool = False  # whether embeddings are normed
     output_norm: str = "output_norm"  # the tensor that holds the norm after the last layer
     qk_norm: str | None = None  # norm of queries and keys before RoPE, see attention.HeadNorm ...
     qk_norm_from: int = 0  # ... only models of at least so many layers have it
@@ -101,6 +103,9 @@ ARCHITECTURES = {
     "granite": Family(logit_power=-1, rope_switch=True),
     "granitehybrid": Family(recurrent="mamba2", logit_power=-1, rope_switch=True, split_experts=False),
     "falcon-h1": Family("side_by_side", rope_pairs="halves"),
+    "rwkv7": Family(
+        "rwkv7", whole_block=True, rope_pairs=None, layer_norm=True, norm_bias=True, embedding_norm=True
+    ),
     "mamba": Family("mamba", one_half=True),
     "mamba2": Family("mamba2", one_half=True),
     "nemotron_h": _NEMOTRON,

@@ -61,7 +61,7 @@ def embed(weights: Weights, config: Config, step: Step) -> np.ndarray:
         x_TD *= np.float32(config.embedding_scale)
     if weights.position_embd is not None:
         x_TD += look_up(weights.position_embd, step.positions_T)
-    return x_TD
+    return norm(x_TD, weights.embedding_norm, config)
 
 
 def block(x_TD: np.ndarray, layer: Layer, plan: LayerPlan, config: Config, step: Step, i: int) -> np.ndarray:

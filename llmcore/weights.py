@@ -44,6 +44,7 @@ class Weights:
 
     token_embd: Tensor  # (V, D), left in the file's map: rows are expanded when they are looked up
     position_embd: Tensor | None  # (context_length, D), likewise
+    embedding_norm: Norm | None  # after the embedding
     rope_factors: np.ndarray | None  # (R,): divides RoPE's frequencies
     layers: tuple[Layer, ...]
     output_norm: Norm
@@ -68,6 +69,7 @@ def map_weights(
         position_embd=tensors.take("position_embd.weight", (config.context_length, D))
         if has_positions
         else None,
+        embedding_norm=_take_norm(tensors, "token_embd_norm", config) if config.family.embedding_norm else None,
         rope_factors=_rope_factors(tensors, config, context_length),
         layers=tuple(_take_layer(tensors, config, plan, f"blk.{i}.") for i, plan in enumerate(config.layers)),
         output_norm=_take_norm(tensors, config.family.output_norm, config),
@@ -92,7 +94,7 @@ def _rope_factors(tensors, config, context_length):
 
 def _take_layer(tensors, config: Config, plan: LayerPlan, blk: str) -> Layer:
     family, D = config.family, config.d_model
-    pre, post = family.norms != "post", family.norms != "pre"
+    pre, post = family.norms != "post" and not family.whole_block, family.norms != "pre"
     mixes, feeds = plan.mixer is not None, plan.ffn is not None
 
     def norm(name, present):

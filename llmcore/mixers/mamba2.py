@@ -151,11 +151,9 @@ def scan_chunk(x_QHP, dt_QH, b_QGN, c_QGN, a_H, s_HPN):
     fade_HQ1 = np.exp(sum_HQ).astype(np.float32)[:, :, None]
     x_HQP = (x_QHP * dt_QH[:, :, None]).swapaxes(0, 1)
     b_GQN, c_GQN = b_QGN.swapaxes(0, 1), c_QGN.swapaxes(0, 1)
-
     weights_HQQ = decay_HQQ * np.repeat(c_GQN @ b_GQN.swapaxes(1, 2), H // G, axis=0)
     past_HQP = (c_GQN[:, None] @ s_HPN.reshape(G, -1, P, N).swapaxes(2, 3)).reshape(H, Q, P)
     y_HQP = weights_HQQ @ x_HQP + fade_HQ1 * past_HQP
-
     left_HQP = (decay_HQQ[:, -1, :, None] * x_HQP).reshape(G, -1, Q, P)
     written_HPN = (left_HQP.swapaxes(2, 3) @ b_GQN[:, None]).reshape(H, P, N)
     return y_HQP.swapaxes(0, 1), fade_HQ1[:, -1:] * s_HPN + written_HPN
