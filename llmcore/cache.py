@@ -37,7 +37,11 @@ class Rows:
         start = length - self.first
         for array, new in zip(self.arrays, new_TKH, strict=True):
             array[:, start : start + n_new] = new.swapaxes(0, 1)
-        return [array[:, : start + n_new] for array in self.arrays]
+        return self.read(length + n_new)
+
+    def read(self, length: int) -> list[np.ndarray]:
+        """Views (K, S, H) of all rows up to that of the last of `length` tokens."""
+        return [array[:, : length - self.first] for array in self.arrays]
 
     def _make_room(self, length, n_new):
         """Move the rows that may still be seen to the front of arrays with room for the new ones."""
@@ -132,6 +136,10 @@ class KVCache:
         Returns for each (T, K, H) a view (K, S, H) of the rows a query may see, which end with the new ones.
         """
         return self.layers[i].append(self.length, new_TKH)
+
+    def read(self, i: int, n_new: int) -> list[np.ndarray]:
+        """What `append` returned to layer i in this pass of n_new tokens."""
+        return self.layers[i].read(self.length + n_new)
 
     def state(self, i: int) -> list[np.ndarray]:
         """The state of recurrent layer i after the committed tokens."""

@@ -28,6 +28,7 @@ class LayerPlan:
 
     mixer: Any  # the plan of a mixer, see mixers/
     ffn: Any  # the plan of a feed-forward, see ffn/
+    ffn_norm: str | None  # the tensor of the norm before it; None: there is none, or it norms for itself
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Config:
     d_model: int  # {arch}.embedding_length
     layers: tuple[LayerPlan, ...]  # {arch}.block_count, less the spare ones
     norm_eps: float  # {arch}.attention.layer_norm_rms_epsilon, or layer_norm_epsilon
+    parallel: bool  # {arch}.use_parallel_residual: both halves of a block read its input
     final_softcap: float | None  # {arch}.final_logit_softcapping
     embedding_scale: float | None  # {arch}.embedding_scale
     residual_scale: float | None  # {arch}.residual_scale
@@ -86,6 +88,7 @@ def read_config(metadata: dict, path) -> Config:
         d_model=d_model,
         layers=tuple(read_layer(keys, family, i) for i in range(n_layers)),
         norm_eps=read_norm_eps(keys, family),
+        parallel=family.parallel and keys.get("use_parallel_residual", bool, True),
         final_softcap=keys.get("final_logit_softcapping", float, family.final_softcap) or None,
         embedding_scale=keys.get(
             "embedding_scale", float, math.sqrt(d_model) if family.scale_embeddings else 0.0
@@ -102,9 +105,11 @@ def read_layer(keys: Keys, family: Family, i: int) -> LayerPlan:
     if family.one_half:
         has_ffn = keys.of_layer("feed_forward_length", int, i, 0, least=0) > 0
     has_mixer = not family.one_half or not has_ffn
+    plan = ffn.read(keys, family, i) if has_ffn else None
     return LayerPlan(
         mixer=mixer_of(keys, family, i).read(keys, family, i) if has_mixer else None,
-        ffn=ffn.read(keys, family, i) if has_ffn else None,
+        ffn=plan,
+        ffn_norm=None if plan is None or family.norms == "post" else family.ffn_norm,
     )
 
 

@@ -35,17 +35,20 @@ class Held(Protocol):
 
 @dataclass(frozen=True)
 class Matrix:
-    """A matrix, and the bias (out,) that is added to its product where the model has one."""
+    """A matrix, and what the model multiplies its product by and adds to it, each (out,) or None."""
 
     n_in: int
     n_out: int
     held: Held
     bias: np.ndarray | None = None
+    scale: np.ndarray | None = None
 
 
 def linear(x_TI: np.ndarray, matrix: Matrix) -> np.ndarray:
     """y = x W^T + b; (T, in) -> (T, out)."""
     y_TO = matrix.held.multiply(x_TI)
+    if matrix.scale is not None:
+        y_TO *= matrix.scale
     if matrix.bias is not None:
         y_TO += matrix.bias
     return y_TO

@@ -66,14 +66,14 @@ def embed(weights: Weights, config: Config, step: Step) -> np.ndarray:
 
 def block(x_TD: np.ndarray, layer: Layer, plan: LayerPlan, config: Config, step: Step, i: int) -> np.ndarray:
     """Layer i: x + mixer(norm(x)), then x + ffn(norm(x)); (T, D) -> (T, D). What a layer lacks is None."""
+    start_TD = x_TD
     if plan.mixer is not None:
         h_TD = norm(x_TD, layer.attn_norm, config)
         y_TD = kind_of(plan.mixer).run(h_TD, layer.mixer, plan.mixer, step, i)
         x_TD = add(x_TD, norm(y_TD, layer.post_attention_norm, config), config.residual_scale)
     if plan.ffn is None:
         return x_TD
-    if not config.family.parallel:  # else both halves read the same
-        h_TD = norm(x_TD, layer.ffn_norm, config)
+    h_TD = norm(start_TD if config.parallel else x_TD, layer.ffn_norm, config)
     y_TD = norm(ffn.run(h_TD, layer.ffn, plan.ffn), layer.post_ffw_norm, config)
     return add(x_TD, y_TD, config.residual_scale)
 
@@ -92,7 +92,8 @@ def norm(x_TD: np.ndarray, weights: Norm | None, config: Config) -> np.ndarray:
         return x_TD
     if config.family.layer_norm:
         return across_rows(lambda x_TD: layer_norm(x_TD, weights.gain, weights.bias, config.norm_eps), x_TD)
-    return across_rows(lambda x_TD: rms_norm(x_TD, weights.gain, config.norm_eps), x_TD)
+    y_TD = across_rows(lambda x_TD: rms_norm(x_TD, weights.gain, config.norm_eps), x_TD)
+    return y_TD if weights.bias is None else y_TD + weights.bias
 
 
 def unembed(weights: Weights, config: Config, x_TD: np.ndarray) -> np.ndarray:

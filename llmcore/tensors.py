@@ -54,6 +54,14 @@ class Tensors:
         self.taken.add(name)
         return replace(tensor, shape=shape, data=tensor.data.reshape(*shape[:-1], -1))
 
+    def has(self, *names: str) -> bool:
+        """Whether the file has one of these tensors."""
+        return not self.file.tensors.keys().isdisjoint(names)
+
+    def pass_over(self, *beginnings: str) -> None:
+        """Tensors that the file may have and this layer does not need."""
+        self.taken |= {name for name in self.file.tensors if name.startswith(beginnings)}
+
     def vector(
         self, name: str, *shape: int, optional: bool = False, suffix: str = ".weight"
     ) -> np.ndarray | None:
@@ -93,12 +101,29 @@ class Tensors:
             tensors = self._pieces(prefix, whole, (count,), n_in, parts)
             matrices = [[tensor.part(e) for tensor in tensors] for e in range(count)]
         biases = self._bias(prefix, whole, (count,), parts)
-        return [self._matrix(m, n_in, None if biases is None else biases[e]) for e, m in enumerate(matrices)]
+        return [
+            self._matrix(m, n_in, None if biases is None else biases[e], (e, count))
+            for e, m in enumerate(matrices)
+        ]
 
-    def _matrix(self, tensors, n_in, bias):
+    def _matrix(self, tensors, n_in, bias, which=(0, 1)):
         held, jobs = self.empty(tensors)
         self.jobs += jobs
-        return Matrix(n_in, sum(tensor.shape[0] for tensor in tensors), held, bias)
+        n_out = sum(tensor.shape[0] for tensor in tensors)
+        return Matrix(n_in, n_out, held, bias, self._scale(tensors, *which))
+
+    def _scale(self, tensors, e, count):
+        """The factor of each output, (out,), where the file has a number for the whole of a tensor, or each expert."""
+        scales = [f"{tensor.name.removesuffix('.weight')}.scale" for tensor in tensors]
+        found = {
+            name: self.vector(name, count, suffix="")[e]
+            for name in scales
+            if self.has(name) and without_ones(self.file.tensors[name].shape) == (count,)
+        }
+        if not found:
+            return None
+        rows = [tensor.shape[0] for tensor in tensors]
+        return np.repeat(np.array([found.get(name, 1) for name in scales], np.float32), rows)
 
     def _pieces(self, prefix, whole, lead, n_in, parts):
         """The tensors (*lead, out, in) that make up a matrix, or one for each expert: one a part, or `whole` alone."""

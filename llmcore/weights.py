@@ -83,11 +83,11 @@ def map_weights(
 def _rope_factors(tensors, config, context_length):
     """What divides RoPE's frequencies: rope_freqs (Llama 3.1), or one of two sets (longrope, arXiv:2402.13753):
     the long one if the context asked for is longer than the one the model was first trained on."""
-    rope = next(iter(config.ropes), None)
+    rope = next((rope for rope in config.ropes if rope.divided), None)
     if rope is None:
         return None
     if "rope_factors_long.weight" not in tensors.file.tensors:
-        return tensors.vector("rope_freqs", rope.n_rot // 2, optional=True)
+        return tensors.vector("rope_freqs", rope.n_rot // 2, optional=not config.family.full_rope_freqs)
     short, long = (tensors.vector(f"rope_factors_{name}", rope.n_rot // 2) for name in ("short", "long"))
     return long if context_length > config.original_context else short
 
@@ -101,10 +101,10 @@ def _take_layer(tensors, config: Config, plan: LayerPlan, blk: str) -> Layer:
         return _take_norm(tensors, blk + name, config) if present else None
 
     return Layer(
-        attn_norm=norm("attn_norm", pre and mixes),
+        attn_norm=norm(family.attn_norm if tensors.has(f"{blk}{family.attn_norm}.weight") else "attn_norm", pre and mixes),
         mixer=kind_of(plan.mixer).take(tensors, plan.mixer, D, blk) if mixes else None,
         post_attention_norm=norm("post_attention_norm", post and mixes),
-        ffn_norm=norm(family.ffn_norm, pre and feeds and not family.parallel),
+        ffn_norm=norm(plan.ffn_norm, plan.ffn_norm is not None),
         ffn=ffn.take(tensors, plan.ffn, D, blk) if feeds else None,
         post_ffw_norm=norm("post_ffw_norm", post and feeds),
     )

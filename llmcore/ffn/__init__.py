@@ -5,21 +5,22 @@ that have some.
 """
 
 from ..mixers import kind_of
+from ..mixers.keys import read_norm_eps
 from .dense import Dense
 
 
 def read(keys, family, i: int):
     """The plan of layer i's feed-forward: `Dense`, or `Experts`. Raises ModelFileError and UnsupportedModel."""
-    if keys.get("expert_count", int, 0, least=0) and i >= keys.get(
-        "leading_dense_block_count", int, 0, least=0
-    ):
+    first = keys.get("leading_dense_block_count", int, 0, least=0)
+    every = keys.get("interleave_moe_layer_step", int, 1, least=1)
+    if keys.get("expert_count", int, 0, least=0) and i >= first and (i + 1) % every == 0:
         from . import experts
 
         return experts.read(keys, family, i)
     n_ff = keys.of_layer("feed_forward_length", int, i, 0, least=0)
     if n_ff == 0:
         raise keys.error("feed_forward_length", "is 0 or missing")
-    return Dense(n_ff, family.activation, family.gated)
+    return Dense(n_ff, family.activation, family.gated, read_norm_eps(keys, family) if family.sub_norms else None)
 
 
 def take(tensors, plan, d_model: int, blk: str):

@@ -31,6 +31,7 @@ class Experts:
     scale: float  # {arch}.expert_weights_scale
     groups: int  # {arch}.expert_group_count: experts stand in so many groups ...
     groups_used: int  # {arch}.expert_group_used_count: ... of which so many are chosen from
+    weighted_inputs: bool = False  # weights multiply what experts read, not what they say
     latent: int | None = None  # {arch}.moe_latent_size: the width of what experts read and write, if not D
 
 
@@ -61,7 +62,7 @@ def read(keys, family, i: int) -> Experts:
     n_ff_expert = keys.of_layer(
         "expert_feed_forward_length", int, i, n_ff // used if family.split_experts else n_ff, least=1
     )
-    n_ff_shared = keys.get("expert_shared_count", int, 0, least=0) * n_ff_expert
+    n_ff_shared = keys.get("expert_shared_count", int, int(family.shared_expert), least=0) * n_ff_expert
     n_ff_shared = keys.get(
         "expert_shared_feed_forward_length", int, n_ff if family.shared_gate else n_ff_shared
     )
@@ -80,6 +81,7 @@ def read(keys, family, i: int) -> Experts:
         scale=keys.get("expert_weights_scale", float, 0.0) or 1.0,
         groups=groups,
         groups_used=groups_used,
+        weighted_inputs=family.weighted_inputs,
         latent=keys.get("moe_latent_size", int, 0, least=0) or None,
     )
 
@@ -111,8 +113,11 @@ def run(x_TD: np.ndarray, w: Weights, plan: Experts) -> np.ndarray:
     y_TZ = np.zeros_like(x_TZ)
     for e in np.unique(chosen_TU):
         rows, slots = np.nonzero(chosen_TU == e)
-        out_XZ = linear(activate(linear(x_TZ[rows], w.ffn_up_exps[e]), plan.expert), w.ffn_down_exps[e])
-        y_TZ[rows] += weights_TU[rows, slots][:, None] * out_XZ
+        x_XZ, weights_X1 = x_TZ[rows], weights_TU[rows, slots][:, None]
+        if plan.weighted_inputs:
+            x_XZ, weights_X1 = x_XZ * weights_X1, np.float32(1)
+        out_XZ = linear(activate(linear(x_XZ, w.ffn_up_exps[e]), plan.expert), w.ffn_down_exps[e])
+        y_TZ[rows] += weights_X1 * out_XZ
     y_TD = y_TZ if w.ffn_latent_up is None else linear(y_TZ, w.ffn_latent_up)
     if w.shared is not None:
         shared_TD = dense.run(x_TD, w.shared, plan.shared)

@@ -22,6 +22,22 @@ def each_text(step, attend_in):
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
+def attend_chunk(q_KTGH, k_KSH, v_KSV, chunk, position):
+    """`attend` where a text is cut into chunks of so many tokens, and a query sees those of its own chunk alone.
+
+    position  that of the first query
+    """
+    T, S = q_KTGH.shape[1], k_KSH.shape[1]
+    parts, t = [], 0
+    while t < T:
+        before = (position + t) % chunk  # tokens of its chunk that stand before query t
+        stop = min(T, t + chunk - before)
+        keys = slice(S - T + t - before, S - T + stop)
+        parts.append(attend(q_KTGH[:, t:stop], k_KSH[:, keys], v_KSV[:, keys]))
+        t = stop
+    return np.concatenate(parts, axis=1)
+
+
 def attend(q_KTGH, k_KSH, v_KSV, window=None, cap=None, sinks_N=None):
     """softmax(q k^T) v of scaled queries, causal: the T queries belong to the last T of the S keys.
 

@@ -18,18 +18,29 @@ from ..cache import Rows, Step
 from ..linear import Matrix, linear
 from ..ops import layer_norm, rms_norm, sigmoid
 from ..threads import across_rows
-from .attend import attend, each_text
-from .keys import read_head_counts, read_norm_eps, read_window
+from .attend import attend, attend_chunk, each_text
+from .keys import read_head_counts, read_n_layers, read_norm_eps, read_window, read_window_width
 from .rope import Rope, read_rope, read_window_rope, rotate
 
 
 @dataclass(frozen=True)
 class HeadNorm:
-    """The norm of queries and keys before RoPE."""
+    """The norm of queries and keys."""
 
-    span: str  # of each "head" with one gain, of each with its "own gain", or of all heads of a token as a "row"
+    span: str  # of each "head" with one gain, with its "own gain" or "no gain", or of all heads of a token as a "row"
     layer_norm: bool
     eps: float
+    last: bool = False  # after RoPE, not before
+    optional: bool = False  # a layer without the gains has no norm
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """Queries grow with their position p, as there is more to choose from: q *= 1 + scale ln(1 + floor((p + offset)/span))."""
+
+    scale: float  # {arch}.attention.temperature_scale
+    span: int  # {arch}.rope.scaling.original_context_length
+    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,11 @@ class Attention:
     softcap: float | None  # {arch}.attn_logit_softcapping
     norm: HeadNorm | None
     sinks: bool  # a logit for each head that takes part in its softmax and has no value: attention to nothing
+    temperature: Temperature | None = None
+    chunked: bool = False  # the window does not slide: a query sees the keys of its own chunk of that length
+    rows_of: int | None = None  # the layer whose keys and values it reads; None: it has its own
+    value_eps: float | None = None  # that of a norm of values, without a gain
+    sub_norm_eps: float | None = None  # that of a norm of the heads' results, with a gain
     gated: bool = False  # attn_q makes for each head a query and a gate; sigmoid(gate) multiplies the head's result
 
 
@@ -56,68 +72,118 @@ class Weights:
     attn_qkv: Matrix  # D -> N H + K H + K V: attn_q, attn_k and attn_v as one; gated D -> 2 N H + K H + K V
     attn_qk_norm: np.ndarray | None  # (N + K, H): the gains attn_q_norm and attn_k_norm, for each head
     attn_sinks: np.ndarray | None  # (N,)
+    attn_sub_norm: np.ndarray | None  # (N V,)
     attn_output: Matrix  # N V -> D
 
 
 def read(keys, family, i: int) -> Attention:
     """The plan of layer i. Raises ModelFileError and UnsupportedModel."""
-    n_heads, n_kv_heads = read_head_counts(keys, i)
+    rows_of = read_rows_of(keys, family, i)
+    n_heads, n_kv_heads = read_head_counts(keys, i if rows_of is None else rows_of)
     head_width = keys.get("embedding_length", int) // n_heads
     key_length = keys.get("attention.key_length", int, head_width, least=1)
+    value_length = keys.get("attention.value_length", int, head_width, least=1)
     window = read_window(keys, family, i)
     rope = read_rope(keys, family, key_length)
     if window is not None:
-        rope = read_window_rope(keys, family, rope)
+        key_length = keys.get("attention.key_length_swa", int, key_length, least=1)
+        value_length = keys.get("attention.value_length_swa", int, value_length, least=1)
+        rope = read_window_rope(keys, family, rope, key_length)
+    elif family.window_rope == "only" and read_window_width(keys, family) is not None:
+        rope = None
     if family.no_rope_every is not None and (i + 1) % family.no_rope_every == 0:
         rope = None
-    n_layers = keys.get("block_count", int) - keys.get("nextn_predict_layers", int, 0)
     scaled_width = key_length
-    if n_layers == family.d_model_scale_at:
+    if read_n_layers(keys) == family.d_model_scale_at:
         scaled_width = keys.get("embedding_length", int) / n_heads
-    value_length = keys.get("attention.value_length", int, head_width, least=1)
     if family.gated_attention and value_length != key_length:
         raise keys.error("attention.value_length", f"is {value_length}; gates are {key_length} wide, as keys are")
-    norm = None
-    if family.qk_norm is not None and n_layers >= family.qk_norm_from:
-        norm = HeadNorm(family.qk_norm, family.layer_norm, read_norm_eps(keys, family))
+    eps = read_norm_eps(keys, family)
     return Attention(
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
         key_length=key_length,
         value_length=value_length,
-        scale=keys.get("attention.scale", float, 0.0) or 1 / math.sqrt(scaled_width),
+        scale=keys.get("attention.scale", float, 0.0) or family.attention_scale or 1 / math.sqrt(scaled_width),
         rope=rope,
         window=window,
         softcap=keys.get("attn_logit_softcapping", float, family.attention_softcap) or None,
-        norm=norm,
+        norm=read_head_norm(keys, family, rope, eps),
         sinks=family.sinks,
+        temperature=read_temperature(keys, family, rope),
+        chunked=window is not None and family.chunked,
+        rows_of=rows_of,
+        value_eps=eps if family.value_norm else None,
+        sub_norm_eps=eps if family.sub_norms else None,
         gated=family.gated_attention,
     )
+
+
+def read_rows_of(keys, family, i):
+    """The layer whose keys and values layer i reads, None where it has its own: the last of its kind that has its own."""
+    n_own = read_n_layers(keys) - keys.get("attention.shared_kv_layers", int, 0, least=0)
+    if i < n_own:
+        return None
+    windowed = read_window(keys, family, i) is not None
+    for source in reversed(range(n_own)):
+        if (read_window(keys, family, source) is not None) == windowed:
+            return source
+    raise keys.error("attention.shared_kv_layers", f"leaves no keys and values that layer {i} could read")
+
+
+def read_head_norm(keys, family, rope, eps):
+    """The norm of queries and keys, or None."""
+    few = read_n_layers(keys) < family.qk_norm_from
+    if family.qk_norm is None or few or keys.get("expert_count", int, 0) == family.no_qk_norm_at:
+        return None
+    if family.qk_norm == "no gain" and rope is None:
+        return None
+    return HeadNorm(family.qk_norm, family.layer_norm, eps, family.qk_norm_last, family.qk_norm_optional)
+
+
+def read_temperature(keys, family, rope):
+    """How queries grow, or None: the file says so of all layers, or the family of those without RoPE."""
+    if family.temperature is not None:
+        return Temperature(*family.temperature) if rope is None else None
+    scale = keys.get("attention.temperature_scale", float, 0.0)
+    context = keys.get("rope.scaling.original_context_length", int, keys.get("context_length", int), least=1)
+    return Temperature(scale, context) if scale else None
 
 
 def take(tensors, plan: Attention, d_model: int, blk: str) -> Weights:
     """The weights of the layer whose tensors begin with `blk`."""
     N, K, H, V = plan.n_heads, plan.n_kv_heads, plan.key_length, plan.value_length
-    n_q = 2 * N * H if plan.gated else N * H
+    parts = {"attn_q": 2 * N * H if plan.gated else N * H, "attn_k": K * H, "attn_v": K * V}
+    if plan.rows_of is not None:
+        del parts["attn_k"], parts["attn_v"]
+        tensors.pass_over(blk + "attn_k.", blk + "attn_v.", blk + "attn_k_norm.")
+    elif plan.value_eps is not None and not tensors.has(blk + "attn_v.weight", blk + "attn_qkv.weight"):
+        del parts["attn_v"]
     return Weights(
-        attn_qkv=tensors.fused(blk, "attn_qkv", d_model, {"attn_q": n_q, "attn_k": K * H, "attn_v": K * V}),
+        attn_qkv=tensors.fused(blk, "attn_qkv", d_model, parts),
         attn_qk_norm=None if plan.norm is None else _take_gains(tensors, plan, blk),
         attn_sinks=tensors.vector(blk + "attn_sinks", N) if plan.sinks else None,
+        attn_sub_norm=None if plan.sub_norm_eps is None else tensors.vector(blk + "attn_sub_norm", N * V),
         attn_output=tensors.matrix(blk + "attn_output", N * V, d_model),
     )
 
 
 def _take_gains(tensors, plan, blk):
-    """The gains of all query heads and all key heads, (N + K, H)."""
+    """The gains of all query heads and all key heads that the layer makes, (N + K, H)."""
     H, gains = plan.key_length, []
-    for name, n_heads in (("attn_q_norm", plan.n_heads), ("attn_k_norm", plan.n_kv_heads)):
+    if plan.norm.span == "no gain":
+        return np.ones((plan.n_heads + plan.n_kv_heads, H), np.float32)
+    if plan.norm.optional and not tensors.has(blk + "attn_q_norm.weight", blk + "attn_k_norm.weight"):
+        return None
+    heads = {"attn_q_norm": plan.n_heads} | ({} if plan.rows_of is not None else {"attn_k_norm": plan.n_kv_heads})
+    for name, n_heads in heads.items():
         shape = {"head": (H,), "own gain": (n_heads, H), "row": (n_heads * H,)}[plan.norm.span]
         gains.append(np.broadcast_to(tensors.vector(blk + name, *shape).reshape(-1, H), (n_heads, H)))
     return np.concatenate(gains)
 
 
 def state(plan: Attention) -> Rows:
-    """What the cache keeps: K key heads and K value heads a token."""
+    """What the cache keeps: K key heads and K value heads a token; nothing where it reads another layer's."""
     return Rows(plan.window)
 
 
@@ -128,23 +194,50 @@ def run(x_TD: np.ndarray, w: Weights, plan: Attention, step: Step, i: int) -> np
     if plan.gated:
         qkv_TF, gate_TF = split_gates(qkv_TF, plan)
     qk_TMH, v_TKV = split_heads(qkv_TF, plan)
-    if plan.norm is not None:
-        qk_TMH = norm_heads(qk_TMH, w.attn_qk_norm, plan)
-    if plan.rope is not None:
-        rotations_TR = step.rotations[plan.rope]
-        qk_TMH = across_rows(lambda x_TMH, r_TR: rotate(x_TMH, r_TR, plan.rope.pairs), qk_TMH, rotations_TR)
+    qk_TMH = place(qk_TMH, w, plan, step)
+    if plan.value_eps is not None:
+        v_TKV = rms_norm(v_TKV, np.float32(1), plan.value_eps)
     q_TNH, k_TKH = qk_TMH[:, :N], qk_TMH[:, N:]
+    if plan.temperature is not None:
+        q_TNH = q_TNH * growth(step.positions_T, plan.temperature)[:, None, None]
     # Query heads n = k G ... k G + G - 1 share the key/value head k.
     q_KTGH = q_TNH.reshape(T, K, N // K, -1).swapaxes(0, 1) * np.float32(plan.scale)
 
     def attend_in(rows, cache):
-        k_KSH, v_KSV = cache.append(i, k_TKH[rows], v_TKV[rows])
+        if plan.rows_of is None:
+            k_KSH, v_KSV = cache.append(i, k_TKH[rows], v_TKV[rows])
+        else:
+            k_KSH, v_KSV = cache.read(plan.rows_of, rows.stop - rows.start)
+        if plan.chunked:
+            return attend_chunk(q_KTGH[:, rows], k_KSH, v_KSV, plan.window, cache.length)
         return attend(q_KTGH[:, rows], k_KSH, v_KSV, plan.window, plan.softcap, w.attn_sinks)
 
     y_TF = each_text(step, attend_in).swapaxes(0, 1).reshape(T, -1)
     if plan.gated:
         y_TF = y_TF * sigmoid(gate_TF)
+    if plan.sub_norm_eps is not None:
+        y_TF = rms_norm(y_TF, w.attn_sub_norm, plan.sub_norm_eps)
     return linear(y_TF, w.attn_output)
+
+
+def place(qk_TMH, w, plan, step):
+    """Norm and RoPE of queries and keys, in the plan's order."""
+
+    def normed(x_TMH, here):
+        return x_TMH if w.attn_qk_norm is None or not here else norm_heads(x_TMH, w.attn_qk_norm, plan)
+
+    last = plan.norm is not None and plan.norm.last
+    qk_TMH = normed(qk_TMH, not last)
+    if plan.rope is not None:
+        rotations_TR = step.rotations[plan.rope]
+        qk_TMH = across_rows(lambda x_TMH, r_TR: rotate(x_TMH, r_TR, plan.rope.pairs), qk_TMH, rotations_TR)
+    return normed(qk_TMH, last)
+
+
+def growth(positions_T, temperature):
+    """The factor of the queries at each position, (T,)."""
+    spans_T = (positions_T + temperature.offset) // temperature.span
+    return (1 + temperature.scale * np.log1p(spans_T)).astype(np.float32)
 
 
 def split_gates(qkv_TF, plan):
@@ -156,10 +249,16 @@ def split_gates(qkv_TF, plan):
 
 
 def split_heads(qkv_TF, plan):
-    """The rows of one product, query then key then value, as heads: queries and keys (T, M, H), values (T, K, V)."""
-    T, M = len(qkv_TF), plan.n_heads + plan.n_kv_heads
+    """The rows of one product, query then key then value, as heads: queries and keys (T, M, H), values (T, K, V).
+
+    Rows without values mean that the keys are the values as well.
+    """
+    T = len(qkv_TF)
+    M = plan.n_heads if plan.rows_of is not None else plan.n_heads + plan.n_kv_heads
     n_qk = M * plan.key_length
     qk_TMH = qkv_TF[:, :n_qk].reshape(T, M, plan.key_length)
+    if qkv_TF.shape[1] == n_qk:
+        return qk_TMH, qk_TMH[:, plan.n_heads :]
     return qk_TMH, qkv_TF[:, n_qk:].reshape(T, plan.n_kv_heads, plan.value_length)
 
 
