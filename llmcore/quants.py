@@ -10,56 +10,17 @@ lies in the file.
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import NamedTuple
 
 import numpy as np
 
 from .errors import UnsupportedModel
-from .formats import Block, Scales
+from .formats import FORMATS, Block, Scales
 
 TILE = (
     1 << 18
 )  # weights expanded at a time: few enough for the cache, many enough to hide the cost of NumPy calls
 
 
-class Format(NamedTuple):
-    """The layout of a block."""
-
-    file: str  # of formats/, which holds the decoder
-    weights: int  # in a block
-    group: int  # weights that share a scale
-    fields: str  # name and type of each, in the order of the file; "16u1" is 16 bytes
-
-    @property
-    def dtype(self) -> np.dtype:
-        """One block."""
-        return np.dtype([tuple(field.split()) for field in self.fields.split(", ")])
-
-    @property
-    def has_offset(self) -> bool:
-        """Whether weights are q * scale + offset."""
-        return "offset" in self.fields
-
-
-FORMATS = {
-    "Q4_0": Format("simple", 32, 32, "scale <f2, q 16u1"),
-    "Q4_1": Format("simple", 32, 32, "scale <f2, offset <f2, q 16u1"),
-    "Q5_0": Format("simple", 32, 32, "scale <f2, high <u4, low 16u1"),
-    "Q5_1": Format("simple", 32, 32, "scale <f2, offset <f2, high <u4, low 16u1"),
-    "Q8_0": Format("simple", 32, 32, "scale <f2, q 32i1"),
-    "Q2_K": Format("k", 256, 16, "scales 16u1, q 64u1, scale <f2, offset <f2"),
-    "Q3_K": Format("k", 256, 16, "high 32u1, low 64u1, scales_low 8u1, scales_high 4u1, scale <f2"),
-    "Q4_K": Format("k", 256, 32, "scale <f2, offset <f2, scales 4u1, offsets 4u1, rest 4u1, q 128u1"),
-    "Q5_K": Format(
-        "k", 256, 32, "scale <f2, offset <f2, scales 4u1, offsets 4u1, rest 4u1, high 32u1, low 128u1"
-    ),
-    "Q6_K": Format("k", 256, 16, "low 128u1, high 64u1, scales 16i1, scale <f2"),
-    "IQ4_NL": Format("other", 32, 32, "scale <f2, q 16u1"),
-    "IQ4_XS": Format("other", 256, 32, "scale <f2, scales_high <u2, scales_low 4u1, q 128u1"),
-    "MXFP4": Format("other", 32, 32, "exponent u1, q 16u1"),
-    "TQ1_0": Format("other", 256, 256, "q32 32u1, q16 16u1, q4 4u1, scale <f2"),
-    "TQ2_0": Format("other", 256, 256, "q 64u1, scale <f2"),
-}
 FLOATS = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<u2"), "BF16": np.dtype("<u2")}
 # Left to the gguf package: rare, and most of them choose from long tables. Type -> bytes and weights of a block.
 FOREIGN = {

@@ -17,9 +17,9 @@ ORDER = [
     *("formats/cursor", "formats", "formats/simple", "formats/k", "formats/other"),
     *("loader", "quants"),
     *("tokenizers", "tokenizers/splits", "tokenizers/vocabulary", "tokenizers/bytepairs"),
-    *("tokenizers/sentencepiece", "tokenizers/streaming", "tokenizer"),
-    *("ops", "linear", "mixers", "mixers/rope", "cache"),
-    *("mixers/keys", "mixers/attend", "mixers/attention", "mixers/latent", "mixers/conv", "mixers/shortconv"),
+    *("tokenizers/sentencepiece", "tokenizers/streaming", "tokenizers/special", "tokenizer"),
+    *("ops", "linear", "mixers", "mixers/rope", "mixers/state", "cache"),
+    *("mixers/keys", "mixers/heads", "mixers/attend", "mixers/attention", "mixers/latent", "mixers/conv", "mixers/shortconv"),
     *("mixers/mamba", "mixers/mamba2", "mixers/side_by_side", "mixers/delta_rule", "mixers/deltanet", "mixers/kda"),
     *("mixers/rwkv7",),
     *("ffn/dense", "ffn", "ffn/experts", "families", "config", "tensors", "weights", "model"),
@@ -125,7 +125,9 @@ def test_a_plain_run_loads_the_book_and_what_its_doors_need(llama_path):
     assert {name for name in names if "/" in name} - wings == {
         *("formats/__init__.py", "formats/cursor.py", "tokenizers/__init__.py", "tokenizers/vocabulary.py"),
         "tokenizers/streaming.py",
+        "tokenizers/special.py",
         *("tokenizers/sentencepiece.py", "mixers/__init__.py", "mixers/rope.py"),
+        *("mixers/state.py", "mixers/heads.py"),
         *("mixers/keys.py", "mixers/attend.py", "mixers/attention.py"),
         *("ffn/__init__.py", "ffn/dense.py"),
     }
