@@ -107,9 +107,8 @@ def empty(tensors: list[Tensor]) -> tuple[Float32, list[Job]]:
     ends = [0, *accumulate(tensor.shape[0] for tensor in tensors)]
     w_OI = np.empty((ends[-1], tensors[0].shape[1]), np.float32)
     places = [w_OI[start:end] for start, end in zip(ends, ends[1:], strict=False)]
-    return Float32(w_OI), [
-        job for tensor, part in zip(tensors, places, strict=True) for job in fill_jobs(tensor, part)
-    ]
+    jobs = [job for tensor, place in zip(tensors, places, strict=True) for job in fill_jobs(tensor, place)]
+    return Float32(w_OI), jobs
 
 
 def fill_jobs(tensor: Tensor, w_OI: np.ndarray) -> list[Job]:

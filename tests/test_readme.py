@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import ROOT, real_model
 
-from llmcore import generate
+from llmcore.cli.options import generate_parser
 from llmcore.families import ARCHITECTURES
 from llmcore.quants import SUPPORTED
 from llmcore.speed.holding import WAYS
@@ -53,7 +53,7 @@ def test_the_python_block_runs(capsys):
 
 def test_the_options_are_those_of_the_command():
     named = {word.split()[0] for word in quoted(rows(section("Run a model"), "option")) if word.startswith("--")}
-    flags = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", generate.parser().format_help()))
+    flags = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", generate_parser().format_help()))
     assert named | {"--help", "--model", "--batch"} == flags
 
 
