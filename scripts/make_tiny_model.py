@@ -127,6 +127,14 @@ COMMON = {"layers": 2, "width": 32, "heads": 4, "kv_heads": 2, "ff": 64, "vocab"
 ROPE = {"rope_base": None, "rope_scaling": None, "rope_factor": 4.0, "rope_context": 128}
 FREE_HEADS = {"head_width": None}  # heads need not be width / heads wide
 MOE = {"experts": 4, "experts_used": 2, "expert_ff": 32}
+RWKV7_KEYS = {
+    "wkv.head_size": "H",
+    "attention.decay_lora_rank": "A",
+    "attention.iclr_lora_rank": "A",
+    "attention.value_residual_mix_lora_rank": "A",
+    "attention.gate_lora_rank": "2*A",
+    "token_shift_count": 2,
+}
 NO_HEADS = {"heads": 1, "kv_heads": 1, "head_width": 2}
 SSM = {"ssm_inner": None, "ssm_state": 8, "ssm_heads": 4, "ssm_groups": 1, "conv": 4}
 
@@ -240,6 +248,18 @@ def _nemotron_keys(o):
         keys |= {"expert_weights_norm": True, "expert_weights_scale": 2.5}
         keys |= {"moe_latent_size": "Z"} if o.latent else {}
     return LAYER_NORM | HEAD_KEYS | SSM_KEYS | keys
+
+
+def _rwkv7_block(o, _):
+    """Time mix and channel mix; the first block has weights of low rank for its values that nobody uses."""
+    norms = {f"{name}.{kind}": "D" for name in ("attn_norm", "attn_norm_2", "time_mix_ln") for kind in ("weight", "bias")}
+    ranks = {"w": "A", "a": "A", "v": "A", "g": "2*A"}
+    low = {f"time_mix_{name}1.weight": f"{rank} D" for name, rank in ranks.items()}
+    low |= {f"time_mix_{name}2.weight": f"D {rank}" for name, rank in ranks.items()}
+    vectors = {f"time_mix_{name}.weight": "D" for name in ("w0", "a0", "v0", "k_k", "k_a", "r_k")}
+    products = {f"time_mix_{name}.weight": "D D" for name in ("receptance", "key", "value", "output")}
+    lerps = {"time_mix_lerp_fused.weight": "6 1 1 D", "channel_mix_lerp_k.weight": "1 1 D"}
+    return norms | low | vectors | products | lerps | {"channel_mix_key.weight": "F D", "channel_mix_value.weight": "D F"}
 
 
 def _falcon_h1_block(o, _):
@@ -459,6 +479,15 @@ FAMILIES = {
         _falcon_h1_block,
         RMS | HEAD_KEYS | SSM_KEYS,
         {**FREE_HEADS, **SSM, "rope_base": 1e11, "rope_dims": None, "ssm_norm": True},
+    ),
+    "rwkv7": Family(
+        "rwkv7",
+        _rwkv7_block,
+        LAYER_NORM | NO_ATTENTION | {"feed_forward_length": "F"} | RWKV7_KEYS,
+        # llama.cpp reads past the end of heads that are not a multiple of 64 wide.
+        {**NO_HEADS, "width": 64, "ff": 32, "head_width": 64, "q_lora": 8},
+        model={f"{name}.{kind}": "D" for name in ("token_embd_norm", "output_norm") for kind in ("weight", "bias")},
+        tied=False,
     ),
     "mamba2": Family("mamba2", {"attn_norm.weight": "D"} | MAMBA2, RMS | SSM_KEYS | NO_ATTENTION, {**NO_HEADS, **SSM}),
     "mamba": Family(
@@ -715,6 +744,8 @@ def _check(o):
         raise ValueError("--rope-freqs and --rope-scaling longrope are two tensors for one purpose; choose one")
     if (getattr(o, "rope_base", None) or math.inf) <= 1:
         raise ValueError(f"--rope-base is {o.rope_base}; angles need a base above 1")
+    if o.family == "rwkv7" and o.width % o.head_width:
+        raise ValueError(f"--head-width {o.head_width} must divide --width {o.width}")
     if hasattr(o, "ssm_groups") and (o.ssm_inner % o.ssm_heads or o.ssm_heads % o.ssm_groups):
         heads = f"--ssm-heads {o.ssm_heads} must divide --ssm-inner {o.ssm_inner}"
         raise ValueError(f"{heads} and be a multiple of --ssm-groups {o.ssm_groups}")
@@ -819,6 +850,7 @@ def _vocabulary(size) -> dict[str, Any]:
 def _is_matrix(name, shape) -> bool:
     """Whether it is stored in the type asked for: not norms, biases, routers and positions, whose rows are few."""
     small = ("norm.weight", ".bias", "ffn_gate_inp.weight", "position_embd.weight", "ssm_a", "ssm_d")
+    small += ("lerp_fused.weight", "lerp_k.weight")
     return len(shape) > 1 and not name.endswith(small) and "conv1d" not in name and "shortconv.conv" not in name
 
 
@@ -859,9 +891,12 @@ def _random_values(rng, name, shape, o) -> np.ndarray:
         return np.sort(rng.uniform(low, high, shape)).astype(np.float32)
     if name.endswith("ssm_a"):  # the past fades by 3% to 80% at a step of 1
         return rng.uniform(-1.6, -0.03, shape).astype(np.float32)
-    if ("norm" in name and not name.endswith(".bias")) or name.endswith("ssm_d"):
+    if "lerp" in name:
+        return rng.uniform(0.1, 0.9, shape).astype(np.float32)
+    gains = ("ssm_d", "k_k.weight", "k_a.weight", "time_mix_ln.weight")
+    if ("norm" in name and not name.endswith(".bias")) or name.endswith(gains):
         return rng.uniform(0.6, 1.4, shape).astype(np.float32)
-    if name.endswith(".bias"):
+    if name.endswith((".bias", "w0.weight", "a0.weight", "v0.weight", "r_k.weight")):
         return rng.uniform(-0.5, 0.5, shape).astype(np.float32)
     edge = math.sqrt(3) * (1.0 if "sinks" in name else _spread(name, shape, o))
     values = np.empty(shape, np.float32)

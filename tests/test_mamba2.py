@@ -63,7 +63,7 @@ def test_heads_find_their_group(G, H):
 
 
 def test_a_sum_that_is_large_loses_no_digits():
-    """After 60 tokens that fade by e^-400 each, float32 sums would be 0.002 off: e^0.002 is 2 parts in a thousand."""
+    """After 60 tokens that fade by e^-400 each, float32 sums are 0.002 off: 2 parts in a thousand."""
     x_THP, dt_TH, b_TGN, c_TGN, a_H, s_HPN = random_input(64)
     dt_TH[:60], dt_TH[60:], a_H[:] = 400, 0.01, -1
     arrays = x_THP, dt_TH, b_TGN, c_TGN, a_H, s_HPN
