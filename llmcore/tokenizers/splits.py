@@ -2,7 +2,9 @@
 
 The key tokenizer.ggml.pre of a file names its row in `SPLITS`. Names and patterns are those of llama.cpp's
 src/llama-vocab.cpp, whose reading of Unicode (src/unicode.cpp) `split_words` follows. The words of o200k and
-Tekken, which llama.cpp approximates, are as their models publish them.
+Tekken, which llama.cpp approximates, are as their models publish them. Qwen's models also compose a text
+first (NFC). No key of a file says so, and what comes back would not be what went in; we leave it out, as
+llama.cpp does.
 """
 
 import re
@@ -32,9 +34,7 @@ QWEN35 = QWEN2.replace(r"\p{L}+", r"[\p{L}\p{M}]+").replace(r"\s\p{L}\p{N}", r"\
 JAIS2 = LLAMA3.removesuffix(r"\s+(?!\S)|\s+")
 JAIS2 += "|".join([*(rf"\s{{{2**n}}}(?!\S)" for n in range(9, 1, -1)), r"\s{1,2}(?!\S)", r"\s"])
 SEED = rf"{ENGLISH}|{WORD}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{SPACES}"
-BAILING = QWEN2.replace(ENGLISH, "'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])").replace(
-    r"\s*[\r\n]+", r"\s*[\r\n]"
-)
+BAILING = rf"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|{WORD}|\p{{N}}|{SIGNS}[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 PHRASE = r"\p{L}[\p{L}\p{M}]*(?: \p{L}[\p{L}\p{M}]*)*"  # words with single spaces between
 EXAONE_MOE = rf"{ENGLISH}|[^\r\n\p{{L}}\p{{N}}]?{PHRASE}|\p{{N}}|{SIGNS}[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+"
 
@@ -56,7 +56,19 @@ KIMI = (
     r"\p{Han}+|[^\r\n\p{L}\p{N}]?(?:(?!\p{Han})\p{L})+" + ENGLISH + "?"
     rf"|\p{{N}}{{1,3}}|{SIGNS}[\r\n]*|{SPACES}"
 )
-THREES_FROM_THE_RIGHT = (r"\p{N}+", r"(?:\p{N}{3})+\Z", r"\p{N}{3}")  # 1234567 is 1, 234, 567
+# Digits in threes from the right: 1234567 is 1, 234, 567. What stands before a number goes with its first
+# group into the next pattern, which so sees whether white space ends there.
+THREES = (
+    r"(?:\A|(?<=\p{N}))[^\p{N}]*\p{N}+",
+    r"(?<=\p{N})(?:\p{N}{3})+\Z",
+    r"(?:\A|(?<=\p{N}))\p{N}{3}",
+)
+# Published as \p{N}+, then (?=(\d{3})+(?!\d)), whose time grows with the square of a number's length.
+SUPERBPE = (
+    r"\p{N}+",
+    r"(?:(?<!\d)|(?<=(?<!\d)\d)|(?<=(?<!\d)\d\d))(?=(?:\d{3})+(?!\d))",
+    r"\d{3}(?=\d{3})",
+)
 ASCII_WORD = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"
 MARKED_WORD = ASCII_WORD + r"|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+"
 DEEPSEEK3 = rf"{MARKED_WORD}[\r\n]*|{SPACES}"
@@ -105,10 +117,10 @@ SPLITS = {  # tokenizer.ggml.pre -> Split; names in one row share it
             Split((O200K,), ignore_merges=True),
         ),
         ("youtu", Split((YOUTU_SCRIPTS, YOUTU), ignore_merges=True)),
-        ("tiny_aya cohere2moe", Split((*THREES_FROM_THE_RIGHT, AYA))),
+        ("tiny_aya cohere2moe", Split((*THREES, AYA))),
         ("kimi-k2", Split((KIMI,))),
-        ("afmoe", Split((*THREES_FROM_THE_RIGHT, CJK, DEEPSEEK3))),
-        ("superbpe", Split((r"\p{N}+", r"(?=(?:\d{3})+(?!\d))"))),
+        ("afmoe", Split((*THREES, CJK, DEEPSEEK3))),
+        ("superbpe", Split(SUPERBPE)),
         ("falcon", Split((r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"))),
         ("deepseek-llm", Split(("[\r\n]", rf"\s?[{LETTERS}]+", PUNCTUATION, r"\s+$", CHINESE, r"\p{N}+"))),
         ("deepseek-coder", Split(("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", CHINESE, r"\p{N}"))),
