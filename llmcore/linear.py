@@ -19,7 +19,7 @@ import numpy as np
 
 from .loader import Tensor, give_back
 from .quants import dequantize
-from .threads import each, evenly, n_threads
+from .threads import each, evenly, for_threads, n_threads
 
 FEW_ROWS = 64  # up to so many rows W x^T is faster than x W^T; benchmark/README.md has the figures
 ROWS_TOGETHER = 8  # more than two of these come in multiples of so many, which is faster
@@ -123,7 +123,7 @@ def fill_jobs(tensor: Tensor, w_OI: np.ndarray) -> list[Job]:
 
 def cut(n_out: int, n_in: int, least: int = 1) -> list[slice]:
     """Slices of the outputs of a matrix, about TILE weights in each, and about `least` outputs at least."""
-    return evenly(n_out, -(-n_out // max(least, TILE // n_in)))
+    return evenly(n_out, for_threads(-(-n_out // max(least, TILE // n_in))))
 
 
 def look_up(tensor: Tensor, ids_T: np.ndarray) -> np.ndarray:

@@ -12,9 +12,9 @@ from .errors import ContextOverflow, ModelFileError, whole
 from .loader import read_gguf
 from .model import empty_cache, prefill, unembed
 from .sampling import Sampling
-from .speed.filling import filling
+from .speed.filling import fill
 from .speed.holding import choose, way_of
-from .speed.machine import available_memory, keep_freed_memory, use_threads
+from .speed.machine import allocate_apart, available_memory, keep_freed_memory, use_threads
 from .tokenizer import Tokenizer
 from .tokenizers.streaming import CONTEXT_FULL, Token, decode_tokens
 from .weights import Weights, map_weights
@@ -47,14 +47,15 @@ def load(
     config = read_config(file.metadata, file.path)
     context_length = _checked_context(config, context_length or config.context_length)
     use_threads(threads)
-    keep_freed_memory()
     way, why = choose(file, weights, available_memory())
+    allocate_apart()
     arrays, jobs = map_weights(file, config, context_length, way_of(way).empty)
-    with filling(jobs, progress):  # while threads expand the weights, the tokenizer is made
-        tokenizer = Tokenizer.from_metadata(file.metadata, file.path)
-        n_tokens, n_rows = tokenizer.vocab_size, config.vocab_size
-        if n_tokens != n_rows:
-            raise ModelFileError(f"{file.path}: the tokenizer has {n_tokens} tokens, but the model {n_rows}")
+    keep_freed_memory(arrays.output)  # the last of the weights to go
+    tokenizer = Tokenizer.from_metadata(file.metadata, file.path)
+    n_tokens, n_rows = tokenizer.vocab_size, config.vocab_size
+    if n_tokens != n_rows:
+        raise ModelFileError(f"{file.path}: the tokenizer has {n_tokens} tokens, but the model {n_rows}")
+    fill(jobs, progress)
     return LLM(config, tokenizer, arrays, context_length, why)
 
 

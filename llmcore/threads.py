@@ -8,7 +8,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import pairwise
 from math import prod
 
@@ -66,22 +66,24 @@ def each(work: Callable, items: Iterable) -> None:
         return
 
     def run():  # in each thread, until nothing is left
-        while True:
-            try:
-                item = todo.popleft()
-            except IndexError:
-                return
-            work(item)
+        try:
+            while True:
+                try:
+                    item = todo.popleft()
+                except IndexError:
+                    return
+                work(item)
+        finally:
+            todo.clear()  # after an error or Ctrl-C nobody wants the rest
 
-    helpers = []
+    helpers: list[Future] = []
     try:
-        _Team.set_blas_threads(
-            1
-        )  # two threads that both ask for BLAS's own threads would wait for each other
-        helpers += [_Team.pool.submit(run) for _ in range(min(_Team.size, len(todo)) - 1)]
+        _Team.set_blas_threads(1)  # two that both ask for BLAS's own threads would wait for each other
+        for _ in range(min(_Team.size, len(todo)) - 1):
+            helpers.append(_Team.pool.submit(run))
         run()
     finally:
-        todo.clear()  # after an error or Ctrl-C nobody wants the rest
+        todo.clear()  # where not even the helpers could be started
         wait(helpers)
         _Team.set_blas_threads(_Team.size)
         _Team.free.release()
@@ -90,15 +92,19 @@ def each(work: Callable, items: Iterable) -> None:
 
 
 def evenly(n_rows: int, n_parts: int) -> list[slice]:
-    """Slices that cut n_rows into about n_parts, equally many for each thread.
+    """Slices that cut n_rows into n_parts, or into single rows if there are fewer.
 
-    >>> evenly(5, 2)  # with one thread or two
+    >>> evenly(5, 2)
     [slice(0, 2, None), slice(2, 5, None)]
     """
-    if n_parts > 1:
-        n_parts = min(n_rows, -(-n_parts // n_threads()) * n_threads())
+    n_parts = min(n_rows, n_parts)
     ends = [n_rows * i // n_parts for i in range(n_parts + 1)]
     return [slice(*part) for part in pairwise(ends)]
+
+
+def for_threads(n_parts: int) -> int:
+    """At least n_parts, and equally many for each thread; but one part stays one, since it needs no other thread."""
+    return n_parts if n_parts == 1 else -(-n_parts // n_threads()) * n_threads()
 
 
 def across_rows(function: Callable, *arrays: np.ndarray) -> np.ndarray:
@@ -115,14 +121,14 @@ def across_rows(function: Callable, *arrays: np.ndarray) -> np.ndarray:
     def run(rows):
         y_TX[rows] = function(*(array[rows] for array in arrays))
 
-    each(run, evenly(T, -(-size // ROW_RUN)))
+    each(run, evenly(T, for_threads(-(-size // ROW_RUN))))
     return y_TX
 
 
 _SCRATCH = threading.local()
 
 
-def scratch(*shape) -> np.ndarray:
+def scratch(*shape: int) -> np.ndarray:
     """Memory of this thread to expand a tile in. New memory each time would be as slow to get as to fill."""
     size = prod(shape)
     if getattr(_SCRATCH, "size", 0) < size:

@@ -11,7 +11,7 @@ from gguf import quants as gguf_quants
 from llmcore.linear import Matrix
 from llmcore.loader import Tensor
 from llmcore.quants import FORMATS
-from llmcore.speed.filling import filling
+from llmcore.speed.filling import fill
 from llmcore.speed.holding import way_of
 from llmcore.speed.machine import use_threads
 from llmcore.threads import n_threads
@@ -100,8 +100,7 @@ def tensor(kind, n_out, n_in, byte_order="<"):
 
 def matrix(tensors, way, bias=None):
     held, jobs = way_of(way).empty(tensors)
-    with filling(jobs):
-        pass
+    fill(jobs)
     return Matrix(tensors[0].shape[1], sum(t.shape[0] for t in tensors), held, bias)
 
 

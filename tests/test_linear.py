@@ -45,7 +45,7 @@ def size_of_terms(m, weights):
 
 
 def assert_is_product(m, weights, bias=0):
-    """x W^T + b within what rounding can do, whatever the number of rows and wayever they lie in memory.
+    """x W^T + b within what rounding can do, whatever the number of rows and however they lie in memory.
 
     A float32 sum of n terms, added up in any order, is within n u / (1 - n u) of the sum of their sizes, u = 2^-24
     (Higham, Accuracy and Stability of Numerical Algorithms, 3.1). Four more roundings make q s + o and add the bias.
