@@ -192,6 +192,7 @@ class Step:
     positions_T: np.ndarray
     texts: list[tuple[slice, KVCache]]  # which rows of x are whose
     rotations: dict[Rope, np.ndarray]  # complex (T, R)
+    per_layer_LTE: np.ndarray | None = None  # see ffn/per_layer.py
 
 
 def make_step(

@@ -21,7 +21,7 @@ ORDER = [
     *("ops", "linear", "mixers", "mixers/rope", "cache"),
     *("mixers/keys", "mixers/attend", "mixers/attention", "mixers/latent", "mixers/conv", "mixers/shortconv"),
     *("mixers/mamba", "mixers/mamba2", "mixers/side_by_side", "mixers/delta_rule", "mixers/deltanet", "mixers/kda"),
-    *("ffn/dense", "ffn", "ffn/experts", "families", "config", "tensors", "weights", "model"),
+    *("ffn/dense", "ffn", "ffn/experts", "ffn/beside", "ffn/per_layer", "families", "config", "tensors", "weights", "model"),
     *("sampling", "writing"),
     *("speed/machine", "speed/mapped", "speed/int8", "speed/holding", "speed/filling", "speed/drafting"),
     *("speed/batching", "chat/template", "chat/prompt"),
@@ -36,7 +36,7 @@ DOORS = {"llm": {"speed", "chat"}, "generate": {"cli", "chat"}}  # which wings t
 OPTIONAL = {"chat/template": {"jinja2"}, "cli/hub": {"huggingface_hub"}, "speed/machine": {"threadpoolctl"}}
 CORE = {"numpy", "gguf", "sentencepiece", "tqdm"}
 # What is imported only once it is needed, against the order: a command, and the kinds that a folder chooses from.
-LATER = {("loader", "cli/inspect"), ("cli/command", "cli/get"), ("ffn", "ffn/experts")}
+LATER = {("loader", "cli/inspect"), ("cli/command", "cli/get"), ("ffn", "ffn/experts"), ("ffn", "ffn/beside"), ("ffn", "ffn/per_layer")}
 BOOK_LINES, PLAIN_RUN_LINES = 2700, 3600
 
 
