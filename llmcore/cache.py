@@ -149,6 +149,7 @@ class Step:
     texts: list[tuple[slice, KVCache]]  # which rows of x are whose
     rotations: dict[Rope, np.ndarray]  # complex (T, R)
     handed: dict[str, np.ndarray] = field(default_factory=dict)  # what a layer hands to later ones of this pass
+    per_layer_LTE: np.ndarray | None = None  # see ffn/per_layer.py
 
 
 def make_step(

@@ -46,6 +46,7 @@ class Config:
     d_model: int  # {arch}.embedding_length
     layers: tuple[LayerPlan, ...]  # {arch}.block_count, less the spare ones
     norm_eps: float  # {arch}.attention.layer_norm_rms_epsilon, or layer_norm_epsilon
+    per_layer: Any  # the plan of per-layer embeddings, see ffn/per_layer.py, or None
     parallel: bool  # {arch}.use_parallel_residual: both halves of a block read its input
     final_softcap: float | None  # {arch}.final_logit_softcapping
     embedding_scale: float | None  # {arch}.embedding_scale
@@ -88,6 +89,7 @@ def read_config(metadata: dict, path) -> Config:
         d_model=d_model,
         layers=tuple(read_layer(keys, family, i) for i in range(n_layers)),
         norm_eps=read_norm_eps(keys, family),
+        per_layer=ffn.read_per_layer(keys, family, n_layers),
         parallel=family.parallel and keys.get("use_parallel_residual", bool, True),
         final_softcap=keys.get("final_logit_softcapping", float, family.final_softcap) or None,
         embedding_scale=keys.get(
@@ -106,10 +108,12 @@ def read_layer(keys: Keys, family: Family, i: int) -> LayerPlan:
         has_ffn = keys.of_layer("feed_forward_length", int, i, 0, least=0) > 0
     has_mixer = not family.one_half or not has_ffn
     plan = ffn.read(keys, family, i) if has_ffn else None
+    beside = family.experts_beside and ffn.has_experts(keys, i)
+    has_norm = has_ffn and family.norms != "post" and not beside
     return LayerPlan(
         mixer=mixer_of(keys, family, i).read(keys, family, i) if has_mixer else None,
         ffn=plan,
-        ffn_norm=None if plan is None or family.norms == "post" else family.ffn_norm,
+        ffn_norm=family.ffn_norm if has_norm else None,
     )
 
 

@@ -65,6 +65,8 @@ class Family:
     renormalize: bool = True  # whether the chosen experts' weights are made to sum to 1
     split_experts: bool = True  # whether experts share feed_forward_length if no key gives their own
     shared_expert: bool = False  # whether there is one if no key says how many
+    experts_beside: bool = False  # whether experts stand beside a dense feed-forward, see ffn/beside.py
+    early_router: bool = False  # whether the router reads the layer's input
     weighted_inputs: bool = False  # whether weights multiply what experts read, not what they say
     shared_gate: bool = False  # whether the shared expert has a gate
 
@@ -114,6 +116,17 @@ ARCHITECTURES = {
     ),
     "gemma3": replace(
         _GEMMA, norms="both", qk_norm="head", window_pattern=6, window_rope="own", d_model_scale_at=62
+    ),
+    "gemma4": replace(
+        _GEMMA,
+        norms="both",
+        qk_norm="head",
+        value_norm=True,
+        attention_scale=1.0,
+        window_pattern=6,
+        window_rope="own",
+        full_rope_freqs=True,
+        experts_beside=True,
     ),
     "phi3": Family(rope_pairs="halves"),  # its files name a window, which llama.cpp does not use either
     "gpt2": Family(
@@ -169,6 +182,15 @@ ARCHITECTURES = {
         window=4096,
         window_at=64,
         window_rope="only",
+    ),
+    "smallthinker": Family(
+        rope_pairs="halves",
+        activation="reglu",
+        window_pattern=4,
+        only_window=4096,
+        window_last=True,
+        window_rope="only",
+        early_router=True,
     ),
     "bitnet": Family(rope_pairs="halves", sub_norms=True),
     "gptneox": _NEOX,

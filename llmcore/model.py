@@ -4,6 +4,7 @@ Shape key: T new tokens (of all texts together), D model width, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -47,6 +48,9 @@ def forward(weights: Weights, config: Config, texts: Sequence[tuple[np.ndarray, 
     """
     step = make_step(texts, config.ropes, weights.rope_factors)
     x_TD = embed(weights, config, step)
+    if config.per_layer is not None:
+        rows_LTE = kind_of(config.per_layer).embed(x_TD, step.ids_T, weights.per_layer, config.per_layer)
+        step = replace(step, per_layer_LTE=rows_LTE)
     for i, (layer, plan) in enumerate(zip(weights.layers, config.layers, strict=True)):
         x_TD = block(x_TD, layer, plan, config, step, i)
     for ids, cache in texts:
@@ -71,11 +75,14 @@ def block(x_TD: np.ndarray, layer: Layer, plan: LayerPlan, config: Config, step:
         h_TD = norm(x_TD, layer.attn_norm, config)
         y_TD = kind_of(plan.mixer).run(h_TD, layer.mixer, plan.mixer, step, i)
         x_TD = add(x_TD, norm(y_TD, layer.post_attention_norm, config), config.residual_scale)
-    if plan.ffn is None:
-        return x_TD
-    h_TD = norm(start_TD if config.parallel else x_TD, layer.ffn_norm, config)
-    y_TD = norm(ffn.run(h_TD, layer.ffn, plan.ffn), layer.post_ffw_norm, config)
-    return add(x_TD, y_TD, config.residual_scale)
+    if plan.ffn is not None:
+        h_TD = norm(start_TD if config.parallel else x_TD, layer.ffn_norm, config)
+        y_TD = norm(ffn.run(h_TD, layer.ffn, plan.ffn, start_TD), layer.post_ffw_norm, config)
+        x_TD = add(x_TD, y_TD, config.residual_scale)
+    if config.per_layer is not None:
+        rows_TE = step.per_layer_LTE[i]
+        x_TD = kind_of(config.per_layer).run(x_TD, rows_TE, layer.per_layer, config.per_layer)
+    return x_TD if layer.output_scale is None else x_TD * layer.output_scale
 
 
 def add(x_TD: np.ndarray, y_TD: np.ndarray, scale: float | None) -> np.ndarray:

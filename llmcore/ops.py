@@ -84,6 +84,13 @@ def swiglu_clamped(gate, up, alpha=1.702, limit=7.0):
     return gate * sigmoid(np.float32(alpha) * gate) * (up + 1)
 
 
+def reglu(gate, up):
+    """max(gate, 0) * up. Shazeer 2020, arXiv:2002.05202."""
+    y = np.maximum(gate, 0)
+    y *= up
+    return y
+
+
 def relu_squared(x):
     """max(x, 0)^2. So et al. 2021, arXiv:2109.08668."""
     y = np.maximum(x, 0)
@@ -96,6 +103,7 @@ ACTIVATIONS = {
     "swiglu": swiglu,
     "swiglu_clamped": swiglu_clamped,
     "geglu": geglu,
+    "reglu": reglu,
     "gelu": gelu,
     "relu_squared": relu_squared,
 }

@@ -36,6 +36,8 @@ class Layer:
     ffn_norm: Norm | None
     ffn: Any  # what the plan's feed-forward takes
     post_ffw_norm: Norm | None
+    per_layer: Any  # what the plan of per-layer embeddings takes, or None
+    output_scale: np.ndarray | None  # (1,): layer_output_scale, which multiplies what the block says
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Weights:
     token_embd: Tensor  # (V, D), left in the file's map: rows are expanded when they are looked up
     position_embd: Tensor | None  # (context_length, D), likewise
     embedding_norm: Norm | None  # after the embedding
+    per_layer: Any  # what the plan of per-layer embeddings takes of the whole model, or None
     rope_factors: np.ndarray | None  # (R,): divides RoPE's frequencies
     layers: tuple[Layer, ...]
     output_norm: Norm
@@ -70,6 +73,8 @@ def map_weights(
         if has_positions
         else None,
         embedding_norm=_take_norm(tensors, "token_embd_norm", config) if config.family.embedding_norm else None,
+        per_layer=config.per_layer
+        and kind_of(config.per_layer).take_embedding(tensors, config.per_layer, D, V),
         rope_factors=_rope_factors(tensors, config, context_length),
         layers=tuple(_take_layer(tensors, config, plan, f"blk.{i}.") for i, plan in enumerate(config.layers)),
         output_norm=_take_norm(tensors, config.family.output_norm, config),
@@ -107,6 +112,8 @@ def _take_layer(tensors, config: Config, plan: LayerPlan, blk: str) -> Layer:
         ffn_norm=norm(plan.ffn_norm, plan.ffn_norm is not None),
         ffn=ffn.take(tensors, plan.ffn, D, blk) if feeds else None,
         post_ffw_norm=norm("post_ffw_norm", post and feeds),
+        per_layer=config.per_layer and kind_of(config.per_layer).take(tensors, config.per_layer, D, blk),
+        output_scale=tensors.vector(blk + "layer_output_scale", 1, optional=True),
     )
 
 

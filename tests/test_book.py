@@ -22,7 +22,7 @@ ORDER = [
     *("mixers/keys", "mixers/heads", "mixers/attend", "mixers/attention", "mixers/latent", "mixers/conv", "mixers/shortconv"),
     *("mixers/mamba", "mixers/mamba2", "mixers/side_by_side", "mixers/delta_rule", "mixers/deltanet", "mixers/kda"),
     *("mixers/rwkv7",),
-    *("ffn/dense", "ffn", "ffn/experts", "families", "config", "tensors", "weights", "model"),
+    *("ffn/dense", "ffn", "ffn/experts", "ffn/beside", "ffn/per_layer", "families", "config", "tensors", "weights", "model"),
     *("sampling", "writing"),
     *("speed/machine", "speed/mapped", "speed/int8", "speed/holding", "speed/filling", "speed/drafting"),
     *("speed/batching", "chat/template", "chat/prompt"),
@@ -37,7 +37,8 @@ DOORS = {"llm": {"speed", "chat"}, "generate": {"cli", "chat"}}  # which wings t
 OPTIONAL = {"chat/template": {"jinja2"}, "cli/hub": {"huggingface_hub"}, "speed/machine": {"threadpoolctl"}}
 CORE = {"numpy", "gguf", "sentencepiece", "tqdm"}
 # What is imported only once it is needed, against the order: a command, and the kinds that a folder chooses from.
-LATER = {("loader", "cli/inspect"), ("cli/command", "cli/get"), ("ffn", "ffn/experts"), ("cli/options", "cli/batch")}
+LATER = {("loader", "cli/inspect"), ("cli/command", "cli/get"), ("cli/options", "cli/batch")}
+LATER |= {("ffn", f"ffn/{kind}") for kind in ("experts", "beside", "per_layer")}
 BOOK_LINES = 2700
 
 

@@ -11,16 +11,37 @@ from .dense import Dense
 
 def read(keys, family, i: int):
     """The plan of layer i's feed-forward: `Dense`, or `Experts`. Raises ModelFileError and UnsupportedModel."""
-    first = keys.get("leading_dense_block_count", int, 0, least=0)
-    every = keys.get("interleave_moe_layer_step", int, 1, least=1)
-    if keys.get("expert_count", int, 0, least=0) and i >= first and (i + 1) % every == 0:
+    if has_experts(keys, i) and not family.experts_beside:
         from . import experts
 
         return experts.read(keys, family, i)
     n_ff = keys.of_layer("feed_forward_length", int, i, 0, least=0)
     if n_ff == 0:
         raise keys.error("feed_forward_length", "is 0 or missing")
-    return Dense(n_ff, family.activation, family.gated, read_norm_eps(keys, family) if family.sub_norms else None)
+    sub_norm_eps = read_norm_eps(keys, family) if family.sub_norms else None
+    dense = Dense(n_ff, family.activation, family.gated, sub_norm_eps)
+    if has_experts(keys, i):
+        from . import beside
+
+        return beside.read(keys, family, i, dense)
+    return dense
+
+
+def has_experts(keys, i: int) -> bool:
+    """Whether layer i has experts."""
+    first = keys.get("leading_dense_block_count", int, 0, least=0)
+    every = keys.get("interleave_moe_layer_step", int, 1, least=1)
+    return keys.get("expert_count", int, 0, least=0) > 0 and i >= first and (i + 1) % every == 0
+
+
+def read_per_layer(keys, family, n_layers: int):
+    """The plan of per-layer embeddings, or None."""
+    width = keys.get("embedding_length_per_layer_input", int, 0, least=0)
+    if width == 0:
+        return None
+    from . import per_layer
+
+    return per_layer.PerLayer(width, n_layers, read_norm_eps(keys, family))
 
 
 def take(tensors, plan, d_model: int, blk: str):
@@ -28,6 +49,6 @@ def take(tensors, plan, d_model: int, blk: str):
     return kind_of(plan).take(tensors, plan, d_model, blk)
 
 
-def run(x_TD, w, plan):
-    """The feed-forward of a layer; (T, D) -> (T, D)."""
-    return kind_of(plan).run(x_TD, w, plan)
+def run(x_TD, w, plan, start_TD):
+    """The feed-forward of a layer, whose input was start_TD; (T, D) -> (T, D)."""
+    return kind_of(plan).run(x_TD, w, plan, start_TD)

@@ -42,7 +42,7 @@ def take(tensors, plan: Dense, d_model: int, blk: str, suffix: str = "") -> Weig
     )
 
 
-def run(x_TD: np.ndarray, w: Weights, plan: Dense) -> np.ndarray:
+def run(x_TD: np.ndarray, w: Weights, plan: Dense, start_TD: np.ndarray | None = None) -> np.ndarray:
     """act(x W_gate, x W_up) W_down, or without a gate act(x W_up) W_down; (T, D) -> (T, D)."""
     hidden_TF = activate(linear(x_TD, w.ffn_up), plan)
     if w.ffn_sub_norm is not None:

@@ -31,6 +31,7 @@ class Experts:
     scale: float  # {arch}.expert_weights_scale
     groups: int  # {arch}.expert_group_count: experts stand in so many groups ...
     groups_used: int  # {arch}.expert_group_used_count: ... of which so many are chosen from
+    early_router: bool = False  # the router reads the layer's input as it is
     weighted_inputs: bool = False  # weights multiply what experts read, not what they say
     latent: int | None = None  # {arch}.moe_latent_size: the width of what experts read and write, if not D
 
@@ -81,6 +82,7 @@ def read(keys, family, i: int) -> Experts:
         scale=keys.get("expert_weights_scale", float, 0.0) or 1.0,
         groups=groups,
         groups_used=groups_used,
+        early_router=family.early_router,
         weighted_inputs=family.weighted_inputs,
         latent=keys.get("moe_latent_size", int, 0, least=0) or None,
     )
@@ -103,12 +105,17 @@ def take(tensors, plan: Experts, d_model: int, blk: str) -> Weights:
     )
 
 
-def run(x_TD: np.ndarray, w: Weights, plan: Experts) -> np.ndarray:
+def run(x_TD: np.ndarray, w: Weights, plan: Experts, start_TD: np.ndarray | None = None) -> np.ndarray:
+    """`mix` where the router reads what the experts read, or the layer's input."""
+    return mix(x_TD, start_TD if plan.early_router else x_TD, w, plan)
+
+
+def mix(x_TD: np.ndarray, router_TD: np.ndarray, w: Weights, plan: Experts) -> np.ndarray:
     """The sum of what the chosen experts say, each times its weight; (T, D) -> (T, D). arXiv:1701.06538.
 
     Rows are grouped by expert: an expert is multiplied once for all the tokens that chose it, others not at all.
     """
-    chosen_TU, weights_TU = route(linear(x_TD, w.ffn_gate_inp), plan, w.exp_probs_b)
+    chosen_TU, weights_TU = route(linear(router_TD, w.ffn_gate_inp), plan, w.exp_probs_b)
     x_TZ = x_TD if w.ffn_latent_down is None else linear(x_TD, w.ffn_latent_down)
     y_TZ = np.zeros_like(x_TZ)
     for e in np.unique(chosen_TU):

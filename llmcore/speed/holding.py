@@ -62,7 +62,7 @@ def in_gb(n_bytes: int) -> str:
 
 def bytes_needed(file: GGUF, way: str) -> int:
     """The memory that all matrices of a model take; an embedding that is not the output matrix too stays in the map."""
-    looked_up = {"position_embd.weight"} | (
+    looked_up = {"position_embd.weight", "per_layer_token_embd.weight"} | (
         {"token_embd.weight"} if "output.weight" in file.tensors else set()
     )
     return sum(
