@@ -71,154 +71,84 @@ class Family:
     shared_gate: bool = False  # whether the shared expert has a gate
 
 
+# fmt: off
 _GEMMA = Family(rope_pairs="halves", activation="geglu", scale_embeddings=True)
 _QWEN = Family(rope_pairs="halves")
-_QWEN_NEXT = replace(
-    _QWEN,
-    recurrent="deltanet",
-    attention_every=4,
-    gated_attention=True,
-    ffn_norm="post_attention_norm",
-    qk_norm="head",
-    shared_gate=True,
-)
+_QWEN_NEXT = replace(_QWEN, recurrent="deltanet", attention_every=4, gated_attention=True, qk_norm="head",
+                     ffn_norm="post_attention_norm", shared_gate=True)
 _GLM = Family(rope_pairs="halves", ffn_norm="post_attention_norm")
 _HUNYUAN = Family(rope_pairs="halves", qk_norm="head", qk_norm_last=True)
 _COHERE = Family(layer_norm=True, parallel=True, ffn_norm="attn_norm")
-_NEOX = Family(
-    rope_pairs="halves", layer_norm=True, norm_bias=True, activation="gelu", gated=False, parallel=True
-)
+_NORMED = Family(rope_pairs="halves", layer_norm=True, norm_bias=True, activation="gelu", gated=False)
+_NEOX = replace(_NORMED, parallel=True)
 _LFM = Family(recurrent="shortconv", rope_pairs="halves", output_norm="token_embd_norm", qk_norm="head")
-_NEMOTRON = Family(
-    recurrent="mamba2",
-    one_half=True,
-    rope_pairs=None,
-    either_eps=True,
-    ffn_norm="attn_norm",
-    activation="relu_squared",
-    gated=False,
-)
+_NEMOTRON = Family(recurrent="mamba2", one_half=True, rope_pairs=None, either_eps=True, ffn_norm="attn_norm",
+                   activation="relu_squared", gated=False)
 ARCHITECTURES = {
     "llama": Family(split_experts=False),
+    "mistral3": Family(yarn_keys=True),
     "qwen2": _QWEN,
     "qwen2moe": replace(_QWEN, renormalize=False, shared_gate=True),
     "qwen3": replace(_QWEN, qk_norm="head"),
     "qwen3moe": replace(_QWEN, qk_norm="head"),
+    "qwen2vl": _QWEN,  # of these three the half that reads text
+    "qwen3vl": replace(_QWEN, qk_norm="head"),
+    "qwen3vlmoe": replace(_QWEN, qk_norm="head"),
+    "qwen35": replace(_QWEN_NEXT, rope_sections=True),
+    "qwen35moe": replace(_QWEN_NEXT, rope_sections=True),
+    "qwen3next": replace(_QWEN_NEXT, grouped_values=True),
     "gemma": _GEMMA,
-    "gemma2": replace(
-        _GEMMA,
-        norms="both",
-        window_pattern=2,
-        window=4096,
-        d_model_scale_at=46,
-        attention_softcap=50.0,
-        final_softcap=30.0,
-    ),
-    "gemma3": replace(
-        _GEMMA, norms="both", qk_norm="head", window_pattern=6, window_rope="own", d_model_scale_at=62
-    ),
-    "gemma4": replace(
-        _GEMMA,
-        norms="both",
-        qk_norm="head",
-        value_norm=True,
-        attention_scale=1.0,
-        window_pattern=6,
-        window_rope="own",
-        full_rope_freqs=True,
-        experts_beside=True,
-    ),
+    "gemma2": replace(_GEMMA, norms="both", window_pattern=2, window=4096, d_model_scale_at=46,
+                      attention_softcap=50.0, final_softcap=30.0),
+    "gemma3": replace(_GEMMA, norms="both", qk_norm="head", window_pattern=6, window_rope="own",
+                      d_model_scale_at=62),
+    "gemma4": replace(_GEMMA, norms="both", qk_norm="head", value_norm=True, attention_scale=1.0,
+                      window_pattern=6, window_rope="own", full_rope_freqs=True, experts_beside=True),
+    "phi2": replace(_NEOX, ffn_norm="attn_norm"),
     "phi3": Family(rope_pairs="halves"),  # its files name a window, which llama.cpp does not use either
-    "gpt2": Family(
-        rope_pairs=None, layer_norm=True, norm_bias=True, activation="gelu", gated=False, positions=True
-    ),
+    "phimoe": Family(rope_pairs="halves", norm_bias=True, split_experts=False),
+    "gpt2": replace(_NORMED, rope_pairs=None, positions=True),
+    "gptneox": _NEOX,
+    "falcon": replace(_NEOX, attn_norm="attn_norm_2", ffn_norm="attn_norm"),
+    "starcoder2": _NORMED,
+    "stablelm": Family(rope_pairs="halves", layer_norm=True, norm_bias=True),
     "deepseek2": Family("latent", renormalize=False),
-    "olmo2": Family(
-        rope_pairs="halves", norms="post", qk_norm="row", window_pattern=4, window_rope="unscaled"
-    ),
+    "kimi-linear": Family("latent", recurrent="kda", rope_pairs=None, gating="sigmoid"),
+    "olmo2": Family(rope_pairs="halves", norms="post", qk_norm="row", window_pattern=4, window_rope="unscaled"),
+    "olmoe": Family(rope_pairs="halves", qk_norm="row", renormalize=False, split_experts=False),
     "granite": Family(logit_power=-1, rope_switch=True),
+    "granitemoe": Family(logit_power=-1, split_experts=False),
     "granitehybrid": Family(recurrent="mamba2", logit_power=-1, rope_switch=True, split_experts=False),
     "falcon-h1": Family("side_by_side", rope_pairs="halves"),
-    "rwkv7": Family(
-        "rwkv7", whole_block=True, rope_pairs=None, layer_norm=True, norm_bias=True, embedding_norm=True
-    ),
     "mamba": Family("mamba", one_half=True),
     "mamba2": Family("mamba2", one_half=True),
     "nemotron_h": _NEMOTRON,
     "nemotron_h_moe": replace(_NEMOTRON, gating="sigmoid", renormalize=False),
-    "command-r": replace(_COHERE, qk_norm="own gain", qk_norm_from=64),
-    "starcoder2": Family(
-        rope_pairs="halves", layer_norm=True, norm_bias=True, activation="gelu", gated=False
-    ),
-    "smollm3": Family(no_rope_every=4),
+    "rwkv7": Family("rwkv7", whole_block=True, rope_pairs=None, layer_norm=True, norm_bias=True,
+                    embedding_norm=True),
     "lfm2": replace(_LFM, window_pattern=0),
     "lfm2moe": replace(_LFM, gating="sigmoid"),
-    "qwen35": replace(_QWEN_NEXT, rope_sections=True),
-    "qwen35moe": replace(_QWEN_NEXT, rope_sections=True),
-    "qwen3next": replace(_QWEN_NEXT, grouped_values=True),
-    "kimi-linear": Family("latent", recurrent="kda", rope_pairs=None, gating="sigmoid"),
-    "qwen2vl": _QWEN,  # of these three the half that reads text
-    "qwen3vl": replace(_QWEN, qk_norm="head"),
-    "qwen3vlmoe": replace(_QWEN, qk_norm="head"),
-    "mistral3": Family(yarn_keys=True),
+    "command-r": replace(_COHERE, qk_norm="own gain", qk_norm_from=64),
+    "cohere2": replace(_COHERE, window_pattern=4, window_rope="only"),
     "glm4": Family(norms="both", halves_with_sections=True),
     "glm4moe": replace(_GLM, qk_norm="head", qk_norm_optional=True, gating="sigmoid", renormalize=False),
     "seed_oss": _GLM,
-    "granitemoe": Family(logit_power=-1, split_experts=False),
     "ernie4_5": Family(),
     "ernie4_5-moe": Family(),
     "minimax-m2": Family(rope_pairs="halves", qk_norm="row", gating="sigmoid"),
     "dots1": Family(rope_pairs="halves", qk_norm="head", gating="sigmoid", renormalize=False),
-    "olmoe": Family(rope_pairs="halves", qk_norm="row", renormalize=False, split_experts=False),
-    "phimoe": Family(rope_pairs="halves", norm_bias=True, split_experts=False),
     "hunyuan-dense": _HUNYUAN,
     "hunyuan-moe": _HUNYUAN,
-    "cohere2": replace(_COHERE, window_pattern=4, window_rope="only"),
-    "exaone4": Family(
-        rope_pairs="halves",
-        norms="post",
-        qk_norm="head",
-        window_pattern=4,
-        window=4096,
-        window_at=64,
-        window_rope="only",
-    ),
-    "smallthinker": Family(
-        rope_pairs="halves",
-        activation="reglu",
-        window_pattern=4,
-        only_window=4096,
-        window_last=True,
-        window_rope="only",
-        early_router=True,
-    ),
+    "exaone4": Family(rope_pairs="halves", norms="post", qk_norm="head", window_pattern=4, window=4096,
+                      window_at=64, window_rope="only"),
+    "smallthinker": Family(rope_pairs="halves", activation="reglu", window_pattern=4, only_window=4096,
+                           window_last=True, window_rope="only", early_router=True),
+    "smollm3": Family(no_rope_every=4),
     "bitnet": Family(rope_pairs="halves", sub_norms=True),
-    "gptneox": _NEOX,
-    "phi2": replace(_NEOX, ffn_norm="attn_norm"),
-    "falcon": replace(_NEOX, attn_norm="attn_norm_2", ffn_norm="attn_norm"),
-    "stablelm": Family(rope_pairs="halves", layer_norm=True, norm_bias=True),
-    "llama4": Family(
-        qk_norm="no gain",
-        qk_norm_last=True,
-        no_qk_norm_at=128,
-        window_pattern=4,
-        window=8192,
-        only_window=8192,
-        chunked=True,
-        window_rope="only",
-        temperature=(0.1, 8192, 1),
-        gating="sigmoid",
-        renormalize=False,
-        shared_expert=True,
-        weighted_inputs=True,
-    ),
-    "gpt-oss": Family(
-        rope_pairs="halves",
-        ffn_norm="post_attention_norm",
-        activation="swiglu_clamped",
-        sinks=True,
-        window_pattern=2,
-        gating="softmax of the chosen",
-        renormalize=False,
-    ),
+    "llama4": Family(qk_norm="no gain", qk_norm_last=True, no_qk_norm_at=128, window_pattern=4, window=8192,
+                     only_window=8192, chunked=True, window_rope="only", temperature=(0.1, 8192, 1),
+                     gating="sigmoid", renormalize=False, shared_expert=True, weighted_inputs=True),
+    "gpt-oss": Family(rope_pairs="halves", ffn_norm="post_attention_norm", activation="swiglu_clamped",
+                      sinks=True, window_pattern=2, gating="softmax of the chosen", renormalize=False),
 }
+# fmt: on
