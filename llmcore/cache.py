@@ -1,7 +1,9 @@
-"""The KV cache: what the layers keep of every token so far, so that a new token costs one row and not the whole text.
+"""The KV cache: what the layers keep of every token so far, so that a new token costs one row and not the
+whole text.
 
-An attention layer keeps `Rows`, a key and a value a token, which are only ever added to. A recurrent layer keeps a
-`State`, which every pass replaces. `Step` is the other side of a pass: what the layers need to know of the new tokens.
+An attention layer keeps `Rows`, a key and a value a token, which are only ever added to. A recurrent layer
+keeps a `State`, which every pass replaces. `Step` is the other side of a pass: what the layers need to know
+of the new tokens.
 
 Shape key: T new tokens, S rows held + new, K key/value heads, H head width, R rotating pairs.
 """
@@ -20,7 +22,9 @@ ROOM = 256  # rows that a layer has room for at first, and by which a windowed l
 
 
 class Rows:
-    """The rows of one layer, from that of token `first` on; a windowed layer forgets those that no query will see."""
+    """The rows of one layer, from that of token `first` on; a windowed layer forgets those that no query will
+    see.
+    """
 
     def __init__(self, window: int | None = None):
         """An empty one; memory is taken as it fills, not for the whole context."""
@@ -28,7 +32,9 @@ class Rows:
         self.arrays: list[np.ndarray] = []
 
     def append(self, length: int, new_TKH: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Write rows behind the first `length` tokens; returns views (K, S, H) of all rows up to the last of them."""
+        """Write rows behind the first `length` tokens; returns views (K, S, H) of all rows up to the last of
+        them.
+        """
         n_new = len(new_TKH[0])
         if not self.arrays:
             self.arrays = [np.empty((new.shape[1], 0, new.shape[2]), np.float32) for new in new_TKH]
@@ -64,7 +70,9 @@ class Rows:
         """Nothing to do: rows stay until no query will see them."""
 
     def reach(self, length: int) -> int:
-        """How many tokens it can go back to: `length`, or 0 where a row that the next query would see is forgotten."""
+        """How many tokens it can go back to: `length`, or 0 where a row that the next query would see is
+        forgotten.
+        """
         return length if self.first <= (0 if self.window is None else max(0, length + 1 - self.window)) else 0
 
     def truncate(self, length: int) -> None:
@@ -76,8 +84,9 @@ class Rows:
 class KVCache:
     """What each layer keeps of one text, and `length`, the number of tokens that all layers have taken in.
 
-    The one mutable object of the engine, owned by the caller of `model.forward`. Layers write what is new during a pass;
-    `commit` counts it once all have, so that an exception in between leaves the cache as it was.
+    The one mutable object of the engine, owned by the caller of `model.forward`. Layers write what is new
+    during a pass; `commit` counts it once all have, so that an exception in between leaves the cache as it
+    was.
     """
 
     def __init__(self, layers: Iterable[Rows | State | Any]):
@@ -87,7 +96,8 @@ class KVCache:
         self._rotations: dict[Rope, np.ndarray] = {}
 
     def append(self, i: int, *new_TKH: np.ndarray) -> list[np.ndarray]:
-        """Write the rows of T new tokens of layer i behind the committed ones: keys and values, or what else it keeps.
+        """Write the rows of T new tokens of layer i behind the committed ones: keys and values, or what else
+        it keeps.
 
         Returns for each (T, K, H) a view (K, S, H) of the rows a query may see, which end with the new ones.
         """
@@ -102,7 +112,9 @@ class KVCache:
         return self.layers[i].read(self.length)
 
     def rotations(self, rope: Rope, n_tokens: int, factors_R: np.ndarray | None) -> np.ndarray:
-        """RoPE's rotations at the positions of the next tokens, complex (n_tokens, R), out of a table that grows."""
+        """RoPE's rotations at the positions of the next tokens, complex (n_tokens, R), out of a table that
+        grows.
+        """
         stop = self.length + n_tokens
         if rope not in self._rotations or len(self._rotations[rope]) < stop:
             self._rotations[rope] = rope_table(rope, np.arange(max(ROOM, 2 * stop)), factors_R)
@@ -115,15 +127,18 @@ class KVCache:
         self.length += n_tokens
 
     def keep(self) -> None:
-        """Remember this place: `truncate` can come back to it even if a layer is recurrent. The latest few count."""
+        """Remember this place: `truncate` can come back to it even if a layer is recurrent. The latest few
+        count.
+        """
         for layer in self.layers:
             layer.keep(self.length)
 
     def truncate(self, length: int) -> int:
         """Forget the tokens past `length`; returns how many are left, which the caller must heed.
 
-        They may be fewer: a windowed layer may have forgotten rows that the next query would see, and a recurrent layer
-        can go back only to the states that are kept. The caller processes what the cache then lacks.
+        They may be fewer: a windowed layer may have forgotten rows that the next query would see, and a
+        recurrent layer can go back only to the states that are kept. The caller processes what the cache then
+        lacks.
         """
         if length >= self.length:
             return self.length
@@ -148,14 +163,17 @@ class Step:
     positions_T: np.ndarray
     texts: list[tuple[slice, KVCache]]  # which rows of x are whose
     rotations: dict[Rope, np.ndarray]  # complex (T, R)
-    handed: dict[str, np.ndarray] = field(default_factory=dict)  # what a layer hands to later ones of this pass
+    # What a layer hands to later ones of this pass
+    handed: dict[str, np.ndarray] = field(default_factory=dict)
     per_layer_LTE: np.ndarray | None = None  # see ffn/per_layer.py
 
 
 def make_step(
     texts: Sequence[tuple[np.ndarray, KVCache]], ropes: Iterable[Rope], factors_R: np.ndarray | None
 ) -> Step:
-    """The step in which each text's new ids (T,) follow what its cache holds; the texts' rows follow one another."""
+    """The step in which each text's new ids (T,) follow what its cache holds; the texts' rows follow one
+    another.
+    """
     stops = accumulate(len(ids) for ids, _ in texts)
 
     def joined(parts):

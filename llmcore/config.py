@@ -1,8 +1,8 @@
 """Metadata -> one frozen `Config`: what is true of the whole model, and a `LayerPlan` for each layer.
 
-What a family's name alone decides stands in families.py; everything else is read from the metadata, each number by the
-room that computes with it. The rooms below branch on a field of a plan, never on a name. Rules of the keys: llama.cpp's
-src/llama-model.cpp.
+What a family's name alone decides stands in families.py; everything else is read from the metadata, each
+number by the room that computes with it. The rooms below branch on a field of a plan, never on a name. Rules
+of the keys: llama.cpp's src/llama-model.cpp.
 """
 
 import math
@@ -60,7 +60,9 @@ class Config:
 
 
 def read_config(metadata: dict, path) -> Config:
-    """The `Config` of a file's metadata; `path` is for error messages. Raises ModelFileError and UnsupportedModel."""
+    """The `Config` of a file's metadata; `path` is for error messages. Raises ModelFileError and
+    UnsupportedModel.
+    """
     name = metadata.get("general.architecture")
     if not isinstance(name, str):
         raise ModelFileError(

@@ -1,7 +1,9 @@
-"""The command `python -m llmcore.generate --model M --prompt P`: open a model, encode the prompt, write, print.
+"""The command `python -m llmcore.generate --model M --prompt P`: open a model, encode the prompt, write,
+print.
 
-With --chat a model that was made for conversations answers the prompt, which is otherwise continued. --prompts-file has
-several prompts continued together, one a line; each line of the output is the text of one, as a JSON string.
+With --chat a model that was made for conversations answers the prompt, which is otherwise continued.
+--prompts-file has several prompts continued together, one a line; each line of the output is the text of one,
+as a JSON string.
 
 Only text goes to standard output; the seed, a progress bar and one line of timings go to standard error.
 Exit status: 0, 1 for a bad file or prompt, 2 for bad arguments, 130 on Ctrl-C.

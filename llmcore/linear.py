@@ -1,10 +1,10 @@
 """`y = x W^T + b`: the one product that a transformer is made of, and the float32 way to hold its matrices.
 
-`Matrix.held` is a way to hold a matrix; all that the rest of the engine asks of it is `held.multiply(x)`. The others,
-in `speed/`, take less memory; all are the file's own weights, to the last bit.
+`Matrix.held` is a way to hold a matrix; all that the rest of the engine asks of it is `held.multiply(x)`. The
+others, in `speed/`, take less memory; all are the file's own weights, to the last bit.
 
-Matrices lie as the file has them, (out, in), and as papers write them: y = W x, with a column for each token. Our tokens
-are rows, x_TI, so that the product is x W^T.
+Matrices lie as the file has them, (out, in), and as papers write them: y = W x, with a column for each token.
+Our tokens are rows, x_TI, so that the product is x W^T.
 
 Shape key: T new tokens, I in, O out.
 """
@@ -68,8 +68,8 @@ class Float32:
 def multiply(x_TI: np.ndarray, w_OI: np.ndarray) -> np.ndarray:
     """x W^T, or as (W x^T)^T, which is the same: BLAS is not equally fast at both.
 
-    Many rows are shared out to our own threads, since BLAS's would go on spinning after each product and keep ours from
-    the cores.
+    Many rows are shared out to our own threads, since BLAS's would go on spinning after each product and keep
+    ours from the cores.
     """
     T = len(x_TI)
     if T > FEW_ROWS:
@@ -85,7 +85,9 @@ def multiply(x_TI: np.ndarray, w_OI: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Job:
-    """A part of the work of loading: `fill()` copies what `data`, a part of the file, says to where it is held."""
+    """A part of the work of loading: `fill()` copies what `data`, a part of the file, says to where it is
+    held.
+    """
 
     fill: Callable[[], object]
     data: np.ndarray
@@ -103,7 +105,9 @@ def bytes_for(tensor: Tensor) -> int:
 
 
 def empty(tensors: list[Tensor]) -> tuple[Float32, list[Job]]:
-    """Room for matrices (out, in) of the file, the outputs of one after those of the other, and jobs to fill it."""
+    """Room for matrices (out, in) of the file, the outputs of one after those of the other, and jobs to fill
+    it.
+    """
     ends = [0, *accumulate(tensor.shape[0] for tensor in tensors)]
     w_OI = np.empty((ends[-1], tensors[0].shape[1]), np.float32)
     places = [w_OI[start:end] for start, end in zip(ends, ends[1:], strict=False)]
@@ -129,7 +133,7 @@ def cut(n_out: int, n_in: int, least: int = 1) -> list[slice]:
 def look_up(tensor: Tensor, ids_T: np.ndarray) -> np.ndarray:
     """The rows `ids_T` of a matrix that stays in the file's map, in float32; (T,) -> (T, D).
 
-    An embedding is looked up, never multiplied: to expand a few rows when they are asked for costs microseconds and
-    saves the float32 copy of what is often the largest matrix of the file.
+    An embedding is looked up, never multiplied: to expand a few rows when they are asked for costs
+    microseconds and saves the float32 copy of what is often the largest matrix of the file.
     """
     return dequantize(tensor.data[ids_T], tensor.type, tensor.byte_order)

@@ -10,9 +10,10 @@ A GGUF file is an archive of two parts. HEAD says what the model is; BODY is a l
 
     string = length: u64, that many bytes of UTF-8         array = item type: u32, count: u64, the items
 
-A tensor is a grid of weights with up to four dimensions, stored row by row. A row is cut into blocks: one float for F32,
-or 256 weights squeezed into 144 bytes for Q4_K (quants.py unpacks them). A large model may be split into files
-NAME-00001-of-00003.gguf and so on, each a GGUF file of its own; the first one holds the metadata.
+A tensor is a grid of weights with up to four dimensions, stored row by row. A row is cut into blocks: one
+float for F32, or 256 weights squeezed into 144 bytes for Q4_K (quants.py unpacks them). A large model may be
+split into files NAME-00001-of-00003.gguf and so on, each a GGUF file of its own; the first one holds the
+metadata.
 
 Source: the GGUF specification, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 `python -m llmcore.loader FILE` prints what is in a file.
@@ -33,7 +34,8 @@ from .errors import ModelFileError, UnsupportedModel
 from .formats.cursor import Cursor
 from .metadata import Keys
 
-# Type of a tensor: id -> (name, weights in a block, bytes in a block). Missing ids were withdrawn from the format.
+# Type of a tensor: id -> (name, weights in a block, bytes in a block). Missing ids were withdrawn from the
+# format.
 TENSOR_TYPES = {
     0: ("F32", 1, 4),         1: ("F16", 1, 2),         30: ("BF16", 1, 2),       28: ("F64", 1, 8),
     24: ("I8", 1, 1),         25: ("I16", 1, 2),        26: ("I32", 1, 4),        27: ("I64", 1, 8),
@@ -46,7 +48,8 @@ TENSOR_TYPES = {
     40: ("NVFP4", 64, 36),    41: ("Q1_0", 128, 18),
 }  # fmt: skip
 
-KEY_BYTES, TENSOR_BYTES = 14, 25  # the fewest that a key with its value, and a tensor's line in HEAD, can take
+# The fewest that a key with its value, and a tensor's line in HEAD, can take
+KEY_BYTES, TENSOR_BYTES = 14, 25
 
 OTHER_FORMATS = {  # how files begin that are opened by mistake
     b"PK\x03\x04": "a zip archive (a PyTorch checkpoint?)",
@@ -91,7 +94,9 @@ class Tensor:
 
 @dataclass(frozen=True, eq=False)
 class GGUF:
-    """A model file, read. Metadata values are int, float, bool, str, list[str], NumPy arrays, or lists of arrays."""
+    """A model file, read. Metadata values are int, float, bool, str, list[str], NumPy arrays, or lists of
+    arrays.
+    """
 
     path: Path
     version: int
@@ -103,7 +108,8 @@ class GGUF:
 
 
 def give_back(data: np.ndarray) -> None:
-    """Take a part of a tensor's `data` off our account: the system maps its pages anew if they are read again.
+    """Take a part of a tensor's `data` off our account: the system maps its pages anew if they are read
+    again.
 
     Pages of a mapped file count as memory of the process that has read them, though the system may drop them.
     """
@@ -120,9 +126,9 @@ def give_back(data: np.ndarray) -> None:
 def read_gguf(path: str | os.PathLike) -> GGUF:
     """Open a GGUF file, or all parts of a split one, given the first.
 
-    The map of a file lives as long as a view of one of its tensors: a file that another process cuts short meanwhile
-    ends this process with SIGBUS. Raises ModelFileError for whatever is wrong with the file, and UnsupportedModel for a
-    tensor type that we have never heard of.
+    The map of a file lives as long as a view of one of its tensors: a file that another process cuts short
+    meanwhile ends this process with SIGBUS. Raises ModelFileError for whatever is wrong with the file, and
+    UnsupportedModel for a tensor type that we have never heard of.
     """
     first = _read_file(Path(path))
     if "split.count" not in first.metadata:

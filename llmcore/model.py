@@ -1,4 +1,5 @@
-"""The transformer: embed, a stack of blocks, unembed. From token ids to the scores of every possible next token.
+"""The transformer: embed, a stack of blocks, unembed. From token ids to the scores of every possible next
+token.
 
 Shape key: T new tokens (of all texts together), D model width, V vocabulary.
 """
@@ -29,7 +30,8 @@ def empty_cache(config: Config) -> KVCache:
 
 
 def prefill(weights: Weights, config: Config, ids: Sequence[int], cache: KVCache) -> Iterator[np.ndarray]:
-    """`forward` over a text of any length, chunk by chunk; yields the hidden states (at most CHUNK, D) of each.
+    """`forward` over a text of any length, chunk by chunk; yields the hidden states (at most CHUNK, D) of
+    each.
 
     The short chunk comes first: the last one holds the rows that a draft is checked by.
     """
@@ -40,11 +42,12 @@ def prefill(weights: Weights, config: Config, ids: Sequence[int], cache: KVCache
 
 
 def forward(weights: Weights, config: Config, texts: Sequence[tuple[np.ndarray, KVCache]]) -> np.ndarray:
-    """The last hidden states (T, D) of the new tokens of one text or several, after those in each text's cache.
+    """The last hidden states (T, D) of the new tokens of one text or several, after those in each text's
+    cache.
 
-    Their rows follow one another. The caches take the new tokens in. Reading a matrix from memory takes longer than
-    multiplying a few rows by it, so a few texts cost little more than one: all rows go through each matrix together,
-    and only a mixer looks at one text at a time.
+    Their rows follow one another. The caches take the new tokens in. Reading a matrix from memory takes
+    longer than multiplying a few rows by it, so a few texts cost little more than one: all rows go through
+    each matrix together, and only a mixer looks at one text at a time.
     """
     step = make_step(texts, config.ropes, weights.rope_factors)
     x_TD = embed(weights, config, step)
@@ -104,7 +107,9 @@ def norm(x_TD: np.ndarray, weights: Norm | None, config: Config) -> np.ndarray:
 
 
 def unembed(weights: Weights, config: Config, x_TD: np.ndarray) -> np.ndarray:
-    """The logits of hidden states: how strongly each token of the vocabulary is expected next; (T, D) -> (T, V)."""
+    """The logits of hidden states: how strongly each token of the vocabulary is expected next; (T, D) -> (T,
+    V).
+    """
     logits_TV = linear(norm(x_TD, weights.output_norm, config), weights.output)
     if config.logit_scale is not None:
         logits_TV *= np.float32(config.logit_scale)

@@ -4,8 +4,8 @@ A quantized tensor is a run of blocks. Whatever its format, a block says one thi
 
     weight = q * scale (+ offset)        q a small integer; scale and offset shared by a group of 16, 32 or 256 weights
 
-Formats differ in how many bits q has and in where those bits are; `formats/` takes them apart, `FORMATS` says how a block
-lies in the file.
+Formats differ in how many bits q has and in where those bits are; `formats/` takes them apart, `FORMATS` says
+how a block lies in the file.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,8 @@ TILE = (
 
 
 FLOATS = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<u2"), "BF16": np.dtype("<u2")}
-# Left to the gguf package: rare, and most of them choose from long tables. Type -> bytes and weights of a block.
+# Left to the gguf package: rare, and most of them choose from long tables. Type -> bytes and weights of a
+# block.
 FOREIGN = {
     "IQ1_S": (50, 256), "IQ1_M": (56, 256), "IQ2_XXS": (66, 256), "IQ2_XS": (74, 256), "IQ2_S": (82, 256),
     "IQ3_XXS": (98, 256), "IQ3_S": (110, 256), "NVFP4": (36, 64),
@@ -35,7 +36,8 @@ FLOAT16 = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32
 def dequantize(
     raw: np.ndarray, type: str, byte_order: str = "<", out: np.ndarray | None = None
 ) -> np.ndarray:
-    """Weights of a tensor: bytes (..., bytes per row) -> float32 (..., row length), bit for bit those of `gguf.quants`.
+    """Weights of a tensor: bytes (..., bytes per row) -> float32 (..., row length), bit for bit those of
+    `gguf.quants`.
 
     raw         uint8, as `loader` gives it; if it is not contiguous, it is copied first
     type        GGUF's name of the type, such as "Q4_K"; one of SUPPORTED, else UnsupportedModel
@@ -61,11 +63,12 @@ def dequantize(
 
 
 def unpack(raw: np.ndarray, type: str, byte_order: str = "<") -> Block:
-    """Integers of a block format, a key of FORMATS, and the `Scales` of their groups and of the groups' offsets.
+    """Integers of a block format, a key of FORMATS, and the `Scales` of their groups and of the groups'
+    offsets.
 
-    bytes (..., bytes per row) -> q int8 (..., blocks, groups of a block, weights of a group), scale, offset (or None).
-    q * scale.product()[..., None] (+ offset.product()[..., None]) are the weights, to the last bit. All is done at
-    once: give it no more than the cache holds.
+    bytes (..., bytes per row) -> q int8 (..., blocks, groups of a block, weights of a group), scale, offset
+    (or None). q * scale.product()[..., None] (+ offset.product()[..., None]) are the weights, to the last
+    bit. All is done at once: give it no more than the cache holds.
     """
     if type not in FORMATS:
         raise UnsupportedModel(

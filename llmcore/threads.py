@@ -1,7 +1,7 @@
 """`each(work, items)`: how work is spread over the cores.
 
-The number of threads belongs to the process, not to a model: NumPy's BLAS has only one. Who starts the engine says how
-many there are and how BLAS is told (`use`); until then one thread does everything.
+The number of threads belongs to the process, not to a model: NumPy's BLAS has only one. Who starts the engine
+says how many there are and how BLAS is told (`use`); until then one thread does everything.
 """
 
 import os
@@ -39,7 +39,9 @@ def _pool(n):
 
 
 def _renew():
-    """A forked child has none of its parent's threads, and perhaps a lock that no thread of its own will let go."""
+    """A forked child has none of its parent's threads, and perhaps a lock that no thread of its own will let
+    go.
+    """
     _Team.pool, _Team.free = _pool(_Team.size), threading.Lock()
 
 
@@ -53,11 +55,12 @@ def n_threads() -> int:
 
 
 def each(work: Callable, items: Iterable) -> None:
-    """work(item) for each of the items, in any order, spread over the threads; BLAS uses one thread in each of them.
+    """work(item) for each of the items, in any order, spread over the threads; BLAS uses one thread in each
+    of them.
 
-    To start and join them takes as long as a small product: the whole should take a multiple of that. An exception is
-    passed on once all have stopped. Where they are busy already (work that calls `each` itself), the calling thread
-    does it all.
+    To start and join them takes as long as a small product: the whole should take a multiple of that. An
+    exception is passed on once all have stopped. Where they are busy already (work that calls `each` itself),
+    the calling thread does it all.
     """
     todo = deque(items)
     if len(todo) < 2 or _Team.pool is None or not _Team.free.acquire(blocking=False):
@@ -103,15 +106,18 @@ def evenly(n_rows: int, n_parts: int) -> list[slice]:
 
 
 def for_threads(n_parts: int) -> int:
-    """At least n_parts, and equally many for each thread; but one part stays one, since it needs no other thread."""
+    """At least n_parts, and equally many for each thread; but one part stays one, since it needs no other
+    thread.
+    """
     return n_parts if n_parts == 1 else -(-n_parts // n_threads()) * n_threads()
 
 
 def across_rows(function: Callable, *arrays: np.ndarray) -> np.ndarray:
-    """function(*arrays), where a row of the result, which is shaped like the first array, depends on that row of each.
+    """function(*arrays), where a row of the result, which is shaped like the first array, depends on that row
+    of each.
 
-    The rows of long arrays are spread over the threads, so many at a time that what the function makes on the way stays
-    in the cache.
+    The rows of long arrays are spread over the threads, so many at a time that what the function makes on the
+    way stays in the cache.
     """
     T, size = len(arrays[0]), arrays[0].size
     if size <= ROW_RUN:

@@ -1,9 +1,10 @@
 """Text to token ids and back.
 
-Two algorithms cover almost every open model, `tokenizers/bytepairs.py` and `tokenizers/sentencepiece.py`. Both are
-byte pair encoding: begin with single characters and keep joining the best pair of neighbours until none is left to
-join. `Tokenizer` wraps either: it takes special tokens (<s>, <|im_end|>, ...) out of the text first. Ids equal those of
-llama.cpp (src/llama-vocab.cpp, as shipped with llama-cpp-python 0.3.36), but where splits.py says otherwise.
+Two algorithms cover almost every open model, `tokenizers/bytepairs.py` and `tokenizers/sentencepiece.py`.
+Both are byte pair encoding: begin with single characters and keep joining the best pair of neighbours until
+none is left to join. `Tokenizer` wraps either: it takes special tokens (<s>, <|im_end|>, ...) out of the text
+first. Ids equal those of llama.cpp (src/llama-vocab.cpp, as shipped with llama-cpp-python 0.3.36), but where
+splits.py says otherwise.
 """
 
 from collections.abc import Iterable

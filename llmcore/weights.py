@@ -1,7 +1,7 @@
 """Plans and tensors joined -> `Weights`: every number of a model under GGUF's own name.
 
-Shapes are checked against the plans before a byte is expanded. Matrices that multiply the same input are held as one
-(query, key and value; gate and up), since one large product is faster than several small ones.
+Shapes are checked against the plans before a byte is expanded. Matrices that multiply the same input are held
+as one (query, key and value; gate and up), since one large product is faster than several small ones.
 """
 
 from collections.abc import Callable
@@ -60,9 +60,11 @@ def map_weights(
     context_length: int,
     empty: Callable[[list[Tensor]], tuple[Held, list[Job]]],
 ) -> tuple[Weights, list[Job]]:
-    """The weights of a model, still empty, and the jobs that fill them; `empty` makes room for matrices in some way.
+    """The weights of a model, still empty, and the jobs that fill them; `empty` makes room for matrices in
+    some way.
 
-    Raises ModelFileError for a missing or unused tensor or a wrong shape, UnsupportedModel for a type we cannot expand.
+    Raises ModelFileError for a missing or unused tensor or a wrong shape, UnsupportedModel for a type we
+    cannot expand.
     """
     tensors = Tensors(file, empty)
     D, V = config.d_model, config.vocab_size
@@ -72,7 +74,9 @@ def map_weights(
         position_embd=tensors.take("position_embd.weight", (config.context_length, D))
         if has_positions
         else None,
-        embedding_norm=_take_norm(tensors, "token_embd_norm", config) if config.family.embedding_norm else None,
+        embedding_norm=_take_norm(tensors, "token_embd_norm", config)
+        if config.family.embedding_norm
+        else None,
         per_layer=config.per_layer
         and kind_of(config.per_layer).take_embedding(tensors, config.per_layer, D, V),
         rope_factors=_rope_factors(tensors, config, context_length),
@@ -86,8 +90,10 @@ def map_weights(
 
 
 def _rope_factors(tensors, config, context_length):
-    """What divides RoPE's frequencies: rope_freqs (Llama 3.1), or one of two sets (longrope, arXiv:2402.13753):
-    the long one if the context asked for is longer than the one the model was first trained on."""
+    """What divides RoPE's frequencies: rope_freqs (Llama 3.1), or one of two sets (longrope,
+    arXiv:2402.13753): the long one if the context asked for is longer than the one the model was first
+    trained on.
+    """
     rope = next((rope for rope in config.ropes if rope.divided), None)
     if rope is None:
         return None
@@ -106,7 +112,9 @@ def _take_layer(tensors, config: Config, plan: LayerPlan, blk: str) -> Layer:
         return _take_norm(tensors, blk + name, config) if present else None
 
     return Layer(
-        attn_norm=norm(family.attn_norm if tensors.has(f"{blk}{family.attn_norm}.weight") else "attn_norm", pre and mixes),
+        attn_norm=norm(
+            family.attn_norm if tensors.has(f"{blk}{family.attn_norm}.weight") else "attn_norm", pre and mixes
+        ),
         mixer=kind_of(plan.mixer).take(tensors, plan.mixer, D, blk) if mixes else None,
         post_attention_norm=norm("post_attention_norm", post and mixes),
         ffn_norm=norm(plan.ffn_norm, plan.ffn_norm is not None),

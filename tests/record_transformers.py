@@ -618,7 +618,8 @@ def write_model(path, family, config, tensors, float32):
             writer.add_key_value(key, field.contents(), field.types[0], field.types[-1])
     for name, x in tensors.items():
         x = np.ascontiguousarray(x[0] if x.shape[0] == 1 else x, np.float32)
-        # The converter, too, leaves vectors, biases, routers, positions and the small tensors of Mamba in float32.
+        # The converter, too, leaves vectors, biases, routers, positions and the small tensors of Mamba in
+        # float32.
         small = ("ffn_gate_inp", "position", "ssm_a", "ssm_d", "ssm_norm", "conv1d")
         if float32 or x.ndim == 1 or name.endswith(".bias") or any(part in name for part in small):
             writer.add_tensor(name, x)

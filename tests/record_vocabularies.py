@@ -1,11 +1,11 @@
-"""The recipe of tests/data/splits.json and tests/data/vocabularies.json.xz: what llama.cpp and the models' own
-tokenizers make of many texts.
+"""The recipe of tests/data/splits.json and tests/data/vocabularies.json.xz: what llama.cpp and the models'
+own tokenizers make of many texts.
 
     PYTHON tests/record_vocabularies.py llama.cpp
     PYTHON tests/record_vocabularies.py models
 
-The first needs llama-cpp-python (0.3.36 wrote the files), the second tokenizers (0.23.3) and mistral-common (1.13.1);
-run it after the first. Both fetch the vocabularies with scripts/vocabulary.py.
+The first needs llama-cpp-python (0.3.36 wrote the files), the second tokenizers (0.23.3) and mistral-common
+(1.13.1); run it after the first. Both fetch the vocabularies with scripts/vocabulary.py.
 """
 
 import ctypes
@@ -20,7 +20,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "tests")]
 import vocabulary  # noqa: E402
 from gguf_file import write  # noqa: E402
-
 from llmcore.splits import SPLITS  # noqa: E402
 
 DATA = ROOT / "tests" / "data"
@@ -63,7 +62,9 @@ class LlamaCpp:
 def record_llama_cpp(folder):
     keys = {"model": "gpt2", "pre": "gpt-2", "tokens": CHARS + [pair.replace(" ", "") for pair in PAIRS]}
     keys |= {"merges": PAIRS, "token_type": [1] * (256 + len(PAIRS)), "bos_token_id": 0, "eos_token_id": 0}
-    metadata = {"general.architecture": "llama"} | {f"tokenizer.ggml.{key}": value for key, value in keys.items()}
+    metadata = {"general.architecture": "llama"} | {
+        f"tokenizer.ggml.{key}": value for key, value in keys.items()
+    }
     write(folder / "pairs.gguf", metadata, {}, [])
     sums = {}
     for name, split in SPLITS.items():

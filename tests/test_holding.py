@@ -75,7 +75,11 @@ def test_a_bar_adds_up_to_the_bytes_of_the_file(monkeypatch):
     monkeypatch.setattr("tqdm.tqdm", lambda **options: bars.append(Bar(**options)) or bars[-1])
     fill([Job(lambda: None, np.zeros(10 * i, np.uint8)) for i in range(50)], True)
     (bar,) = bars
-    assert (bar.n, bar.options["total"], bar.options["disable"]) == (10 * sum(range(50)), 10 * sum(range(50)), None)
+    assert (bar.n, bar.options["total"], bar.options["disable"]) == (
+        10 * sum(range(50)),
+        10 * sum(range(50)),
+        None,
+    )
     fill([], False)
     assert len(bars) == 1
 

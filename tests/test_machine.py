@@ -112,7 +112,9 @@ def test_cores_of_this_machine():
 
 # Memory
 
-MEMINFO = {"proc/meminfo": "MemTotal:       24000000 kB\nMemFree:         1000 kB\nMemAvailable:    8000 kB\n"}
+MEMINFO = {
+    "proc/meminfo": "MemTotal:       24000000 kB\nMemFree:         1000 kB\nMemAvailable:    8000 kB\n"
+}
 
 
 def group2(path, limit, current, inactive_file):
@@ -152,7 +154,8 @@ def test_memory_of_nested_control_groups(tree, inner, outer, free):
 
 def test_memory_of_a_control_group_where_the_system_does_not_say(tree):
     assert (
-        available_memory(tree(group2("a", 90_000_000, 10_000_000, 0) | {"proc/self/cgroup": "0::/a\n"})) == 80_000_000
+        available_memory(tree(group2("a", 90_000_000, 10_000_000, 0) | {"proc/self/cgroup": "0::/a\n"}))
+        == 80_000_000
     )
 
 
@@ -326,8 +329,12 @@ def test_each_from_several_threads_at_once():
 
 def blas_threads():
     """How many threads NumPy's BLAS would use now, as threadpoolctl finds it."""
-    threadpoolctl = pytest.importorskip("threadpoolctl", reason="only threadpoolctl can ask BLAS for its threads")
-    return {library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}
+    threadpoolctl = pytest.importorskip(
+        "threadpoolctl", reason="only threadpoolctl can ask BLAS for its threads"
+    )
+    return {
+        library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"
+    }
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["by its own function", "by threadpoolctl"])
@@ -336,9 +343,9 @@ def test_blas_has_the_threads_and_gets_them_back(own, monkeypatch):
     if not own:
         monkeypatch.setattr(machine, "SETTERS", ())
     machine._blas_setter.cache_clear()
-    for threads in (2, 1, 3):
-        assert use_threads(threads)
-        assert blas_threads() == {threads}
+    for n in (2, 1, 3):
+        assert use_threads(n)
+        assert blas_threads() == {n}
     inside = []
     each(lambda _: inside.append(blas_threads()), range(4))
     assert inside == [{1}] * 4

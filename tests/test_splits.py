@@ -8,11 +8,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from llmcore.splits import SPLITS, split_words
 from record_vocabularies import CHARS, DATA, PAIRS, TEXTS, checksums
 
 from llmcore.families import ARCHITECTURES
 from llmcore.loader import read_gguf
-from llmcore.splits import SPLITS, split_words
 from llmcore.tokenizer import Tokenizer, merge_pairs
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -1,7 +1,7 @@
 """The feed-forward half of a block: each token by itself. A file each: dense, and a mixture of experts.
 
-As with mixers, each has `take` and `run`, and the type of a layer's plan chooses which; experts are loaded by the models
-that have some.
+As with mixers, each has `take` and `run`, and the type of a layer's plan chooses which; experts are loaded by
+the models that have some.
 """
 
 from ..mixers import kind_of

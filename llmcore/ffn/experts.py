@@ -1,4 +1,5 @@
-"""A mixture of experts: a router chooses a few of many feed-forwards for each token, and weighs what they say.
+"""A mixture of experts: a router chooses a few of many feed-forwards for each token, and weighs what they
+say.
 
 Shape key: T new tokens, D model width, F feed-forward width, E experts, U experts used for a token,
 X tokens that chose an expert, Z latent width: what experts read and write, D where it is not another.
@@ -113,7 +114,8 @@ def run(x_TD: np.ndarray, w: Weights, plan: Experts, start_TD: np.ndarray | None
 def mix(x_TD: np.ndarray, router_TD: np.ndarray, w: Weights, plan: Experts) -> np.ndarray:
     """The sum of what the chosen experts say, each times its weight; (T, D) -> (T, D). arXiv:1701.06538.
 
-    Rows are grouped by expert: an expert is multiplied once for all the tokens that chose it, others not at all.
+    Rows are grouped by expert: an expert is multiplied once for all the tokens that chose it, others not at
+    all.
     """
     chosen_TU, weights_TU = route(linear(router_TD, w.ffn_gate_inp), plan, w.exp_probs_b)
     x_TZ = x_TD if w.ffn_latent_down is None else linear(x_TD, w.ffn_latent_down)

@@ -3,8 +3,8 @@
     p = (rms(W_model x_0 / sqrt(D); g) + sqrt(E) embedding[id]) / sqrt(2)      for all layers at once, x_0 the token's row
     x + rms(W_proj (gelu(W_gate x) * p_i); g_i)                                at the end of layer i
 
-The table is as large as the rest of a small model, but only rows of it are read, so it can stay on disk: a model of 5
-billion weights runs in the memory of 2 billion. Gemma 3n and 4 (E2B, E4B).
+The table is as large as the rest of a small model, but only rows of it are read, so it can stay on disk: a
+model of 5 billion weights runs in the memory of 2 billion. Gemma 3n and 4 (E2B, E4B).
 
 Shape key: T new tokens, D model width, L layers, E width of an embedding of one layer, V vocabulary.
 """

@@ -1,9 +1,10 @@
-"""Block formats: packed bits -> integers and scales. A file for each kind, loaded when a model has tensors of it.
+"""Block formats: packed bits -> integers and scales. A file for each kind, loaded when a model has tensors of
+it.
 
-A decoder is named after its format. It takes the fields of n blocks, in the order of `FORMATS`: float16 as float32
-(n, 1), anything else as bytes (n, size); it returns a `Block`. Layouts are those of ggml (ggml-common.h) as the gguf
-package reads them; "bits" is bits per weight with everything included. Bits move up by multiplication: in NumPy, `q << 4`
-on bytes takes ten times as long as `q * 16`.
+A decoder is named after its format. It takes the fields of n blocks, in the order of `FORMATS`: float16 as
+float32 (n, 1), anything else as bytes (n, size); it returns a `Block`. Layouts are those of ggml
+(ggml-common.h) as the gguf package reads them; "bits" is bits per weight with everything included. Bits move
+up by multiplication: in NumPy, `q << 4` on bytes takes ten times as long as `q * 16`.
 """
 
 from typing import NamedTuple
@@ -12,7 +13,9 @@ import numpy as np
 
 
 class Scales(NamedTuple):
-    """Scales (or offsets) of groups of weights: a number for each, or that of its block times a small integer."""
+    """Scales (or offsets) of groups of weights: a number for each, or that of its block times a small
+    integer.
+    """
 
     unit: np.ndarray  # float32 (..., blocks, 1)
     steps: np.ndarray | None = None  # int8 (..., blocks, groups of a block); None: a block is one group
@@ -33,7 +36,8 @@ class Block(NamedTuple):
 def split(packed: np.ndarray, bits: int, run: int) -> np.ndarray:
     """Cut bytes (n, size) into fields of `bits` bits: (n, size * 8 // bits).
 
-    Each `run` bytes of a block hold 8 // bits runs of fields: first the lowest bits of all of them, then the next, ...
+    Each `run` bytes of a block hold 8 // bits runs of fields: first the lowest bits of all of them, then the
+    next, ...
 
     >>> split(np.array([[0x21, 0x43]], np.uint8), bits=4, run=2)
     array([[1, 3, 2, 4]], dtype=uint8)
@@ -71,6 +75,8 @@ class Format(NamedTuple):
     def has_offset(self) -> bool:
         """Whether weights are q * scale + offset."""
         return "offset" in self.fields
+
+
 FORMATS = {
     "Q4_0": Format("simple", 32, 32, "scale <f2, q 16u1"),
     "Q4_1": Format("simple", 32, 32, "scale <f2, offset <f2, q 16u1"),

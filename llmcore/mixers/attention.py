@@ -2,11 +2,12 @@
 
     weights = softmax(scale q k^T)  over the keys of this and all earlier tokens         y = weights v
 
-Every head has queries of its own; G query heads share a key and a value head. What the cache keeps is each token's keys
-and values. Vaswani et al. 2017, arXiv:1706.03762; grouped queries: Ainslie et al. 2023, arXiv:2305.13245.
+Every head has queries of its own; G query heads share a key and a value head. What the cache keeps is each
+token's keys and values. Vaswani et al. 2017, arXiv:1706.03762; grouped queries: Ainslie et al. 2023,
+arXiv:2305.13245.
 
-Shape key: T new tokens, S cached + new, D model width, N query heads, K key/value heads, G = N/K, M = N + K, H head
-width, V width of a value head, R rotating pairs, B queries of a block.
+Shape key: T new tokens, S cached + new, D model width, N query heads, K key/value heads, G = N/K, M = N + K,
+H head width, V width of a value head, R rotating pairs, B queries of a block.
 """
 
 import math
@@ -52,7 +53,8 @@ class Attention:
     rows_of: int | None = None  # the layer whose keys and values it reads; None: it has its own
     value_eps: float | None = None  # that of a norm of values, without a gain
     sub_norm_eps: float | None = None  # that of a norm of the heads' results, with a gain
-    gated: bool = False  # attn_q makes for each head a query and a gate; sigmoid(gate) multiplies the head's result
+    # Attn_q makes for each head a query and a gate; sigmoid(gate) multiplies the head's result
+    gated: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,14 +89,18 @@ def read(keys, family, i: int) -> Attention:
     if read_n_layers(keys) == family.d_model_scale_at:
         scaled_width = keys.get("embedding_length", int) / n_heads
     if family.gated_attention and value_length != key_length:
-        raise keys.error("attention.value_length", f"is {value_length}; gates are {key_length} wide, as keys are")
+        raise keys.error(
+            "attention.value_length", f"is {value_length}; gates are {key_length} wide, as keys are"
+        )
     eps = read_norm_eps(keys, family)
     return Attention(
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
         key_length=key_length,
         value_length=value_length,
-        scale=keys.get("attention.scale", float, 0.0) or family.attention_scale or 1 / math.sqrt(scaled_width),
+        scale=keys.get("attention.scale", float, 0.0)
+        or family.attention_scale
+        or 1 / math.sqrt(scaled_width),
         rope=rope,
         window=window,
         softcap=keys.get("attn_logit_softcapping", float, family.attention_softcap) or None,
@@ -134,7 +140,9 @@ def _take_gains(tensors, plan, blk):
         return np.ones((plan.n_heads + plan.n_kv_heads, H), np.float32)
     if plan.norm.optional and not tensors.has(blk + "attn_q_norm.weight", blk + "attn_k_norm.weight"):
         return None
-    heads = {"attn_q_norm": plan.n_heads} | ({} if plan.rows_of is not None else {"attn_k_norm": plan.n_kv_heads})
+    heads = {"attn_q_norm": plan.n_heads} | (
+        {} if plan.rows_of is not None else {"attn_k_norm": plan.n_kv_heads}
+    )
     for name, n_heads in heads.items():
         shape = {"head": (H,), "own gain": (n_heads, H), "row": (n_heads * H,)}[plan.norm.span]
         gains.append(np.broadcast_to(tensors.vector(blk + name, *shape).reshape(-1, H), (n_heads, H)))

@@ -1,7 +1,8 @@
-"""Queries, keys and values as heads: how one product is cut into them, and what is done to them before they meet.
+"""Queries, keys and values as heads: how one product is cut into them, and what is done to them before they
+meet.
 
-Shape key: T new tokens, N query heads, K key/value heads, M = N + K, H head width, V width of a value head, R rotating
-pairs, F all numbers of a row.
+Shape key: T new tokens, N query heads, K key/value heads, M = N + K, H head width, V width of a value head, R
+rotating pairs, F all numbers of a row.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from .rope import rotate
 class HeadNorm:
     """The norm of queries and keys."""
 
-    span: str  # of each "head" with one gain, with its "own gain" or "no gain", or of all heads of a token as a "row"
+    # Of each "head" with one gain, with its "own gain" or "no gain", or of all heads of a token as a "row"
+    span: str
     layer_norm: bool
     eps: float
     last: bool = False  # after RoPE, not before
@@ -27,7 +29,9 @@ class HeadNorm:
 
 @dataclass(frozen=True)
 class Temperature:
-    """Queries grow with their position p, as there is more to choose from: q *= 1 + scale ln(1 + floor((p + offset)/span))."""
+    """Queries grow with their position p, as there is more to choose from: q *= 1 + scale ln(1 + floor((p +
+    offset)/span)).
+    """
 
     scale: float  # {arch}.attention.temperature_scale
     span: int  # {arch}.rope.scaling.original_context_length
@@ -54,7 +58,9 @@ def read_temperature(keys, family, rope):
 
 
 def read_rows_of(keys, family, i):
-    """The layer whose keys and values layer i reads, None where it has its own: the last of its kind that has its own."""
+    """The layer whose keys and values layer i reads, None where it has its own: the last of its kind that has
+    its own.
+    """
     n_own = read_n_layers(keys) - keys.get("attention.shared_kv_layers", int, 0, least=0)
     if i < n_own:
         return None
@@ -94,7 +100,8 @@ def split_gates(qkv_TF, plan):
 
 
 def split_heads(qkv_TF, plan):
-    """The rows of one product, query then key then value, as heads: queries and keys (T, M, H), values (T, K, V).
+    """The rows of one product, query then key then value, as heads: queries and keys (T, M, H), values (T, K,
+    V).
 
     Rows without values mean that the keys are the values as well.
     """

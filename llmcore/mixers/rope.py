@@ -1,7 +1,8 @@
 """Rotary positions: a position is an angle by which pairs of a head's numbers are rotated.
 
-The product of a query and a key then depends on how far apart the two stand, and not on where (Su et al. 2021,
-arXiv:2104.09864). What follows about scaling stretches that past the context a model was first trained on.
+The product of a query and a key then depends on how far apart the two stand, and not on where (Su et al.
+2021, arXiv:2104.09864). What follows about scaling stretches that past the context a model was first trained
+on.
 
 Shape key: T new tokens, N heads, H head width, R = n_rot/2 rotating pairs.
 """
@@ -34,7 +35,9 @@ class Rope:
 
 
 def read_rope(keys, family, head_width: int) -> Rope | None:
-    """RoPE of the layers that see everything; None where the family has none. Raises ModelFileError, UnsupportedModel."""
+    """RoPE of the layers that see everything; None where the family has none. Raises ModelFileError,
+    UnsupportedModel.
+    """
     if family.rope_pairs is None or (
         family.rope_switch and not keys.get("rope.scaling.finetuned", bool, True)
     ):
@@ -94,14 +97,19 @@ def read_n_rot(keys, key, head_width, default):
 
 
 def check_sections(keys, n_pairs: int) -> None:
-    """{arch}.rope.dimension_sections: how many pairs each of the three coordinates of a place in an image rotates.
+    """{arch}.rope.dimension_sections: how many pairs each of the three coordinates of a place in an image
+    rotates.
 
-    They take turns, pair by pair. Of text all three are the position, so that the key changes nothing, as long
-    as it leaves no pair out: such a pair would not rotate, and we know no model that means that.
+    They take turns, pair by pair. Of text all three are the position, so that the key changes nothing, as
+    long as it leaves no pair out: such a pair would not rotate, and we know no model that means that.
     """
     key = "rope.dimension_sections"
     sections = np.asarray(keys.metadata.get(f"{keys.prefix}.{key}", [n_pairs] * 3))
-    if sections.dtype.kind not in "iu" or sections.shape not in ((3,), (4,)) or not 0 < sections.sum() < 2**31:
+    if (
+        sections.dtype.kind not in "iu"
+        or sections.shape not in ((3,), (4,))
+        or not 0 < sections.sum() < 2**31
+    ):
         raise keys.error(key, "is not a list of four whole numbers")
     pair = np.arange(n_pairs) % sections.sum()
     if np.any(pair >= 3 * sections[pair % 3].astype(np.int64)):
@@ -130,8 +138,8 @@ def read_base(keys, key, default):
 def rope_table(rope: Rope, positions_T: np.ndarray, factors_R: np.ndarray | None = None) -> np.ndarray:
     """The rotations cos(angle) + i sin(angle) of each position; (T,) -> complex (T, R).
 
-    angle = p / factor * base^(-2i / n_rot), that of pair i divided by factors_R[i] where the file has such factors.
-    Angles are made in float64: at position 8,000 a float32 has lost three digits.
+    angle = p / factor * base^(-2i / n_rot), that of pair i divided by factors_R[i] where the file has such
+    factors. Angles are made in float64: at position 8,000 a float32 has lost three digits.
     """
     frequency_R = rope.base ** (-np.arange(0, rope.n_rot, 2) / rope.n_rot)
     if factors_R is not None and rope.divided:
@@ -145,8 +153,9 @@ def rope_table(rope: Rope, positions_T: np.ndarray, factors_R: np.ndarray | None
 
 
 def yarn_ramp(rope: Rope) -> np.ndarray:
-    """Per pair, how much of its original frequency YaRN keeps, (R,): 1 where it goes round beta_fast times or more
-    within the original context, 0 where fewer than beta_slow times, a line between. Peng et al. 2023, arXiv:2309.00071.
+    """Per pair, how much of its original frequency YaRN keeps, (R,): 1 where it goes round beta_fast times or
+    more within the original context, 0 where fewer than beta_slow times, a line between. Peng et al. 2023,
+    arXiv:2309.00071.
     """
 
     def pair_going_round(
@@ -160,9 +169,11 @@ def yarn_ramp(rope: Rope) -> np.ndarray:
 
 
 def rotate(x_TNH: np.ndarray, rotations_TR: np.ndarray, pairs: str) -> np.ndarray:
-    """Rotate each pair (a, b) of a head by its angle: (a cos - b sin, a sin + b cos); dimensions past 2R pass through.
+    """Rotate each pair (a, b) of a head by its angle: (a cos - b sin, a sin + b cos); dimensions past 2R pass
+    through.
 
-    pairs "adjacent": (x[2i], x[2i + 1]); "halves": (x[i], x[i + R]). That is the complex product (a + ib) rotation.
+    pairs "adjacent": (x[2i], x[2i + 1]); "halves": (x[i], x[i + R]). That is the complex product (a + ib)
+    rotation.
     """
     R = rotations_TR.shape[1]
     if pairs == "adjacent":

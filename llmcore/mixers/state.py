@@ -6,10 +6,11 @@ MARKS = 4  # states that `KVCache.keep` holds on to
 
 
 class State:
-    """What a recurrent layer keeps: arrays of fixed shapes, replaced at each pass, zeros before the first token.
+    """What a recurrent layer keeps: arrays of fixed shapes, replaced at each pass, zeros before the first
+    token.
 
-    Earlier states are gone, but for a few that are kept by reference: that before the last pass, so that a guess which
-    was wrong costs one pass, and those that `keep` was asked for.
+    Earlier states are gone, but for a few that are kept by reference: that before the last pass, so that a
+    guess which was wrong costs one pass, and those that `keep` was asked for.
     """
 
     def __init__(self, *shapes: tuple[int, ...]):

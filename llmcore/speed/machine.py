@@ -12,7 +12,8 @@ from pathlib import Path
 
 from .. import threads
 
-# By which names BLAS libraries are told their number of threads: NumPy's own OpenBLAS, others' OpenBLAS, MKL, BLIS.
+# By which names BLAS libraries are told their number of threads: NumPy's own OpenBLAS, others' OpenBLAS, MKL,
+# BLIS.
 SETTERS = (
     *("scipy_openblas_set_num_threads64_", "scipy_openblas_set_num_threads", "openblas_set_num_threads64_"),
     *("openblas_set_num_threads", "MKL_Set_Num_Threads", "bli_thread_set_num_threads"),
@@ -27,7 +28,8 @@ HOST_VM_INFO64 = 4  # in macOS's mach/host_info.h
 
 
 def physical_cores(root: Path = Path("/")) -> int:
-    """The cores we may use: two threads of one core count once, and a control group may grant fewer (Docker's --cpus).
+    """The cores we may use: two threads of one core count once, and a control group may grant fewer (Docker's
+    --cpus).
 
     Where the system does not say, every processor counts.
     """
@@ -47,9 +49,11 @@ def physical_cores(root: Path = Path("/")) -> int:
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Bytes of memory that are free for us, by the system and by the control groups we run in; None if nobody says.
+    """Bytes of memory that are free for us, by the system and by the control groups we run in; None if nobody
+    says.
 
-    Pages of files that a group has read count as its memory, but are given back when asked for, so they count as free.
+    Pages of files that a group has read count as its memory, but are given back when asked for, so they count
+    as free.
     """
     found = []
     with suppress(OSError, StopIteration, ValueError, AttributeError):
@@ -74,9 +78,12 @@ def available_memory(root: Path = Path("/")) -> int | None:
 class _MemoryStatus(ctypes.Structure):
     """MEMORYSTATUSEX of Windows, sysinfoapi.h."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         *((name, ctypes.c_uint32) for name in ("length", "load")),
-        *((name, ctypes.c_uint64) for name in ("all", "free", "all_to_commit", "to_commit", "_", "__", "___")),
+        *(
+            (name, ctypes.c_uint64)
+            for name in ("all", "free", "all_to_commit", "to_commit", "_", "__", "___")
+        ),
     ]
 
 
@@ -89,7 +96,9 @@ def _free_on_windows():
 
 
 def _free_on_macos():
-    """Pages that are free and those not used of late, which hold files or are compressed when others need them."""
+    """Pages that are free and those not used of late, which hold files or are compressed when others need
+    them.
+    """
     system = ctypes.CDLL(None)
     counts = (ctypes.c_uint32 * 64)()  # vm_statistics64 begins with the pages that are free, active, inactive
     size = ctypes.c_uint32(len(counts))
@@ -103,7 +112,9 @@ def _number_after(name, path):
 
 
 def _control_groups(root, controller):
-    """The folders of the control groups we are in, innermost first; of version 2, and of version 1's controller."""
+    """The folders of the control groups we are in, innermost first; of version 2, and of version 1's
+    controller.
+    """
     with suppress(OSError, ValueError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
@@ -132,7 +143,8 @@ def _blas_setter() -> Callable[[int], object] | None:
 
 
 def use_threads(n: int | None = None) -> bool:
-    """Compute with n threads from now on; False, with a warning if n was asked for, if NumPy's BLAS cannot be told.
+    """Compute with n threads from now on; False, with a warning if n was asked for, if NumPy's BLAS cannot be
+    told.
 
     By default as many as the environment asks for (VARIABLES), else one a core.
     """
@@ -161,16 +173,18 @@ def restart_with_threads(n: int) -> None:
 
 
 def allocate_apart() -> None:
-    """Arrays of 128 KB and more that are made from now on go back to the system as soon as they are gone: the weights."""
+    """Arrays of 128 KB and more that are made from now on go back to the system as soon as they are gone: the
+    weights.
+    """
     _call_libc("mallopt", M_MMAP_THRESHOLD, 1 << 17)
 
 
 def keep_freed_memory(owner: object = None) -> None:
-    """Have the C library keep what it is given back in pieces of up to 64 MB, and 256 MB of it in all, for the next;
-    once `owner` is gone, all that is kept goes back to the system.
+    """Have the C library keep what it is given back in pieces of up to 64 MB, and 256 MB of it in all, for
+    the next; once `owner` is gone, all that is kept goes back to the system.
 
-    Else glibc returns every large temporary to the kernel, which hands out zeroed pages anew for the next: with that a
-    prompt of 512 tokens takes 690 ms in place of 600. Other C libraries are left alone.
+    Else glibc returns every large temporary to the kernel, which hands out zeroed pages anew for the next:
+    with that a prompt of 512 tokens takes 690 ms in place of 600. Other C libraries are left alone.
     """
     for option, n_bytes in ((M_MMAP_THRESHOLD, 1 << 26), (M_TRIM_THRESHOLD, 1 << 28)):
         _call_libc("mallopt", option, n_bytes)
