@@ -22,9 +22,7 @@ ROOM = 256  # rows that a layer has room for at first, and by which a windowed l
 
 
 class Rows:
-    """The rows of one layer, from that of token `first` on; a windowed layer forgets those that no query will
-    see.
-    """
+    """The rows of one layer from token `first` on; a windowed layer forgets those that no query will see."""
 
     def __init__(self, window: int | None = None):
         """An empty one; memory is taken as it fills, not for the whole context."""
@@ -32,9 +30,7 @@ class Rows:
         self.arrays: list[np.ndarray] = []
 
     def append(self, length: int, new_TKH: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Write rows behind the first `length` tokens; returns views (K, S, H) of all rows up to the last of
-        them.
-        """
+        """Write rows behind the first `length` tokens; returns views (K, S, H) of all rows up to the last."""
         n_new = len(new_TKH[0])
         if not self.arrays:
             self.arrays = [np.empty((new.shape[1], 0, new.shape[2]), np.float32) for new in new_TKH]
@@ -70,9 +66,7 @@ class Rows:
         """Nothing to do: rows stay until no query will see them."""
 
     def reach(self, length: int) -> int:
-        """How many tokens it can go back to: `length`, or 0 where a row that the next query would see is
-        forgotten.
-        """
+        """How many tokens it can go back to: `length`, or 0 where a row that a query would see is forgotten."""
         return length if self.first <= (0 if self.window is None else max(0, length + 1 - self.window)) else 0
 
     def truncate(self, length: int) -> None:
@@ -112,9 +106,7 @@ class KVCache:
         return self.layers[i].read(self.length)
 
     def rotations(self, rope: Rope, n_tokens: int, factors_R: np.ndarray | None) -> np.ndarray:
-        """RoPE's rotations at the positions of the next tokens, complex (n_tokens, R), out of a table that
-        grows.
-        """
+        """RoPE's rotations at the next positions, complex (n_tokens, R), out of a table that grows."""
         stop = self.length + n_tokens
         if rope not in self._rotations or len(self._rotations[rope]) < stop:
             self._rotations[rope] = rope_table(rope, np.arange(max(ROOM, 2 * stop)), factors_R)
@@ -127,9 +119,7 @@ class KVCache:
         self.length += n_tokens
 
     def keep(self) -> None:
-        """Remember this place: `truncate` can come back to it even if a layer is recurrent. The latest few
-        count.
-        """
+        """Remember this place: `truncate` can come back to it though a layer is recurrent. The latest count."""
         for layer in self.layers:
             layer.keep(self.length)
 
@@ -171,9 +161,7 @@ class Step:
 def make_step(
     texts: Sequence[tuple[np.ndarray, KVCache]], ropes: Iterable[Rope], factors_R: np.ndarray | None
 ) -> Step:
-    """The step in which each text's new ids (T,) follow what its cache holds; the texts' rows follow one
-    another.
-    """
+    """The step in which each text's new ids (T,) follow what its cache holds, one text after another."""
     stops = accumulate(len(ids) for ids, _ in texts)
 
     def joined(parts):

@@ -60,9 +60,7 @@ class Config:
 
 
 def read_config(metadata: dict, path) -> Config:
-    """The `Config` of a file's metadata; `path` is for error messages. Raises ModelFileError and
-    UnsupportedModel.
-    """
+    """The `Config` of a file; `path` is for errors. Raises ModelFileError and UnsupportedModel."""
     name = metadata.get("general.architecture")
     if not isinstance(name, str):
         raise ModelFileError(

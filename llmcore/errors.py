@@ -12,9 +12,7 @@ class ModelFileError(ValueError):
 
 
 class UnsupportedModel(ModelFileError):
-    """The file is sound, but its architecture, tokenizer or tensor type is one we lack; the message lists
-    ours.
-    """
+    """The file is sound, but of an architecture, tokenizer or tensor type that we lack; it lists ours."""
 
 
 class ContextOverflow(ValueError):

@@ -36,7 +36,7 @@ class Family:
     qk_norm_last: bool = False  # ... it comes after RoPE instead
     no_qk_norm_at: int | None = None  # ... models of so many experts have none
     value_norm: bool = False  # a norm of each value head, without a gain
-    activation: str = "swiglu"  # a row of ops.ACTIVATIONS
+    activation: str = "swiglu"  # a row of ffn/activations.py
     gated: bool = True  # whether the feed-forward has a gate
     parallel: bool = False  # attention and feed-forward both read the block's input, see model.block
     scale_embeddings: bool = False  # embeddings times sqrt(d_model)

@@ -85,9 +85,7 @@ def multiply(x_TI: np.ndarray, w_OI: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Job:
-    """A part of the work of loading: `fill()` copies what `data`, a part of the file, says to where it is
-    held.
-    """
+    """A part of loading: `fill()` copies what `data`, a part of the file, says to where it is held."""
 
     fill: Callable[[], object]
     data: np.ndarray
@@ -105,9 +103,7 @@ def bytes_for(tensor: Tensor) -> int:
 
 
 def empty(tensors: list[Tensor]) -> tuple[Float32, list[Job]]:
-    """Room for matrices (out, in) of the file, the outputs of one after those of the other, and jobs to fill
-    it.
-    """
+    """Room for matrices (out, in) of the file, side by side by their outputs, and jobs to fill it."""
     ends = [0, *accumulate(tensor.shape[0] for tensor in tensors)]
     w_OI = np.empty((ends[-1], tensors[0].shape[1]), np.float32)
     places = [w_OI[start:end] for start, end in zip(ends, ends[1:], strict=False)]

@@ -51,14 +51,6 @@ TENSOR_TYPES = {
 # The fewest that a key with its value, and a tensor's line in HEAD, can take
 KEY_BYTES, TENSOR_BYTES = 14, 25
 
-OTHER_FORMATS = {  # how files begin that are opened by mistake
-    b"PK\x03\x04": "a zip archive (a PyTorch checkpoint?)",
-    b"\x1f\x8b": "compressed with gzip",
-    b"lmgg": "a GGML file, which is older than GGUF",
-    b"fmgg": "a GGMF file, which is older than GGUF",
-    b"tjgg": "a GGJT file, which is older than GGUF",
-}
-
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Tensor:
@@ -94,9 +86,7 @@ class Tensor:
 
 @dataclass(frozen=True, eq=False)
 class GGUF:
-    """A model file, read. Metadata values are int, float, bool, str, list[str], NumPy arrays, or lists of
-    arrays.
-    """
+    """A model file, read. Metadata are int, float, bool, str, list[str], arrays, or lists of arrays."""
 
     path: Path
     version: int
@@ -209,7 +199,9 @@ def _read_version(cursor: Cursor) -> int:
     cursor.reading = "the header"
     start = cursor.map[:64]
     if not b"GGUF".startswith(start[:4]):
-        raise ModelFileError(f"{cursor.path}: not a GGUF file: {_what_else(start)}")
+        from .formats.mistaken import what_else  # here, because a GGUF file needs no guess
+
+        raise ModelFileError(f"{cursor.path}: not a GGUF file: {what_else(start)}")
     cursor.advance(4)
     version = cursor.number("I")
     if version & 0xFFFF == 0:  # a small number read the wrong way round
@@ -220,18 +212,6 @@ def _read_version(cursor: Cursor) -> int:
         advice = "update llmcore" if version > 3 else "convert the model again with a newer llama.cpp"
         raise ModelFileError(f"{cursor.path}: GGUF version {version}, but we read versions 2 and 3; {advice}")
     return version
-
-
-def _what_else(start: bytes) -> str:
-    """Guess from its first bytes what a file is."""
-    for magic, description in OTHER_FORMATS.items():
-        if start.startswith(magic):
-            return f"it is {description}"
-    if start[8:10] == b'{"':
-        return "it looks like safetensors; convert it with convert_hf_to_gguf.py of llama.cpp"
-    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start):
-        return f"it is text, {start[:40].decode()!r}; was a web page or a Git LFS pointer saved in its place?"
-    return f"it begins with the bytes {start[:4].hex(' ')}"
 
 
 def _read_tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, Tensor]:

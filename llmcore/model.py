@@ -107,9 +107,7 @@ def norm(x_TD: np.ndarray, weights: Norm | None, config: Config) -> np.ndarray:
 
 
 def unembed(weights: Weights, config: Config, x_TD: np.ndarray) -> np.ndarray:
-    """The logits of hidden states: how strongly each token of the vocabulary is expected next; (T, D) -> (T,
-    V).
-    """
+    """The logits of hidden states: how strongly each token is expected next; (T, D) -> (T, V)."""
     logits_TV = linear(norm(x_TD, weights.output_norm, config), weights.output)
     if config.logit_scale is not None:
         logits_TV *= np.float32(config.logit_scale)

@@ -29,14 +29,10 @@ def without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class Tensors:
-    """Hands out the file's tensors by name; keeps account of which were taken and which matrices are to be
-    filled.
-    """
+    """Hands out a file's tensors by name; knows which were taken, and which matrices are to be filled."""
 
     def __init__(self, file: GGUF, empty: Callable[[list[Tensor]], tuple[Held, list[Job]]]):
-        """`empty` makes room for matrices of the file, in the way they shall be held, and the jobs that fill
-        it.
-        """
+        """`empty` makes room for matrices, in the way they shall be held, and the jobs that fill it."""
         self.file, self.empty = file, empty
         self.taken: set[str] = set()
         self.jobs: list[Job] = []
@@ -117,9 +113,7 @@ class Tensors:
         return Matrix(n_in, n_out, held, bias, self._scale(tensors, *which))
 
     def _scale(self, tensors, e, count):
-        """The factor of each output, (out,), where the file has a number for the whole of a tensor, or each
-        expert.
-        """
+        """The factor of each output, (out,), where the file has a number for a whole tensor, or an expert."""
         scales = [f"{tensor.name.removesuffix('.weight')}.scale" for tensor in tensors]
         found = {
             name: self.vector(name, count, suffix="")[e]
@@ -132,9 +126,7 @@ class Tensors:
         return np.repeat(np.array([found.get(name, 1) for name in scales], np.float32), rows)
 
     def _pieces(self, prefix, whole, lead, n_in, parts):
-        """The tensors (*lead, out, in) that make up a matrix, or one for each expert: one a part, or `whole`
-        alone.
-        """
+        """The tensors (*lead, out, in) of a matrix, or one for each expert: one a part, or `whole` alone."""
         n_out, fused = sum(parts.values()), self.file.tensors.get(f"{prefix}{whole}.weight")
         pieces = {whole: n_out} if fused is not None and fused.shape == (*lead, n_out, n_in) else parts
         return [

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import pairwise
-from math import prod
 
 import numpy as np
 
@@ -39,9 +38,7 @@ def _pool(n):
 
 
 def _renew():
-    """A forked child has none of its parent's threads, and perhaps a lock that no thread of its own will let
-    go.
-    """
+    """A forked child has none of its parent's threads, and perhaps a lock that nobody will let go."""
     _Team.pool, _Team.free = _pool(_Team.size), threading.Lock()
 
 
@@ -106,9 +103,7 @@ def evenly(n_rows: int, n_parts: int) -> list[slice]:
 
 
 def for_threads(n_parts: int) -> int:
-    """At least n_parts, and equally many for each thread; but one part stays one, since it needs no other
-    thread.
-    """
+    """At least n_parts, and equally many for each thread; but one part stays one."""
     return n_parts if n_parts == 1 else -(-n_parts // n_threads()) * n_threads()
 
 
@@ -129,14 +124,3 @@ def across_rows(function: Callable, *arrays: np.ndarray) -> np.ndarray:
 
     each(run, evenly(T, for_threads(-(-size // ROW_RUN))))
     return y_TX
-
-
-_SCRATCH = threading.local()
-
-
-def scratch(*shape: int) -> np.ndarray:
-    """Memory of this thread to expand a tile in. New memory each time would be as slow to get as to fill."""
-    size = prod(shape)
-    if getattr(_SCRATCH, "size", 0) < size:
-        _SCRATCH.size, _SCRATCH.array = size, np.empty(size, np.float32)
-    return _SCRATCH.array[:size].reshape(shape)

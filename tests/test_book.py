@@ -15,7 +15,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "llmcore"
 ORDER = [
     *("errors", "threads", "metadata"),
-    *("formats/cursor", "formats", "formats/simple", "formats/k", "formats/other"),
+    *("formats/mistaken", "formats/cursor", "formats", "formats/simple", "formats/k", "formats/other"),
     *("loader", "quants"),
     *("tokenizers", "tokenizers/splits", "tokenizers/vocabulary", "tokenizers/bytepairs"),
     *("tokenizers/sentencepiece", "tokenizers/streaming", "tokenizers/special", "tokenizer"),
@@ -168,7 +168,7 @@ def test_a_plain_run_loads_the_book_and_what_its_doors_need(llama_path):
         *("tokenizers/sentencepiece.py", "mixers/__init__.py", "mixers/rope.py"),
         *("mixers/state.py", "mixers/heads.py"),
         *("mixers/keys.py", "mixers/attend.py", "mixers/attention.py"),
-        *("ffn/__init__.py", "ffn/dense.py"),
+        *("ffn/__init__.py", "ffn/activations.py", "ffn/dense.py"),
     }
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..linear import Matrix, linear
-from ..ops import ACTIVATIONS, rms_norm
 from ..threads import across_rows
+from .activations import ACTIVATIONS, rms_norm
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Dense:
     """The plan of a dense feed-forward."""
 
     n_ff: int  # {arch}.feed_forward_length
-    activation: str  # a row of ops.ACTIVATIONS
+    activation: str  # a row of ACTIVATIONS
     gated: bool  # act(x W_gate, x W_up) W_down, or act(x W_up) W_down
     sub_norm_eps: float | None = None  # that of a norm before W_down
 

@@ -14,8 +14,8 @@ from ..formats import Scales
 from ..linear import TILE, Job, cut
 from ..loader import Tensor
 from ..quants import FORMATS, unpack
-from ..threads import scratch
 from . import mapped
+from .mapped import scratch
 
 TILE_OUTPUTS = 512  # at least, in a tile: shorter inner loops would cost more to start than to run
 TURNED = 256  # inputs of a tile that are transposed at a time
