@@ -39,6 +39,7 @@ ORDER = [
     ),
     *("mixers/rwkv7",),
     *(
+        "ffn/activations",
         "ffn/dense",
         "ffn",
         "ffn/experts",
