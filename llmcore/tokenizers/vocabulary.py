@@ -21,12 +21,26 @@ MODELS = {
     "gemma4": "bytepairs.BytePairs",
 }
 BYTE_TEXTS = [f"<0x{byte:02X}>" for byte in range(256)]  # for the bytes of characters without a token
-ROLES = ["bos", "eos", "unknown", "eot", "eom", "fim_pre", "fim_suf", "fim_mid", "fim_pad", "fim_rep", "fim_sep"]
 
-
-def bytes_of(text: str) -> bytes:
-    """The bytes of a token in whose text ▁ stands for a space."""
-    return text.replace("▁", " ").encode("utf-8", "surrogateescape")
+# What a chat model says when its turn is over has many names, and files tend to give only one of them.
+END_TEXTS = (
+    "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> <|endoftext|> </s>"
+    " <|eom_id|> <EOT> _<EOT> [EOT] [EOS] <|end_of_text|> <end_of_utterance> <eos> <turn|> <|tool_response>"
+    " [e~[ <｜end▁of▁sentence｜>"  # noqa: RUF001
+)
+# Tokens for filling in the middle: their role, and the texts to look for where the file gives none.
+FILL_TEXTS = {
+    "fim_pre": "<|fim_prefix|> <fim-prefix> <fim_prefix> <｜fim▁begin｜> <PRE> ▁<PRE> <|code_prefix|>"  # noqa: RUF001
+    " <|prefix|>",
+    "fim_suf": "<|fim_suffix|> <fim-suffix> <fim_suffix> <｜fim▁hole｜> <SUF> ▁<SUF> <|code_suffix|>"  # noqa: RUF001
+    " <|suffix|>",
+    "fim_mid": "<|fim_middle|> <fim-middle> <fim_middle> <｜fim▁end｜> <MID> ▁<MID> <|code_middle|>"  # noqa: RUF001
+    " <|middle|>",
+    "fim_pad": "<|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD]",
+    "fim_rep": "<|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame>",
+    "fim_sep": "<|file_sep|>",
+}
+ROLES = ("bos", "eos", "unknown", "eot", "eom", *FILL_TEXTS)  # {role}_token_id
 
 
 class Vocabulary:
@@ -105,26 +119,6 @@ class Vocabulary:
         default = {"bos": 1, "eos": 2, "unknown": 0}.get(role) if self.model == "llama" else None
         default = default if default in range(len(self.tokens)) else None
         return self.keys.index(f"{role}_token_id", len(self.tokens), default)
-
-
-# What a chat model says when its turn is over has many names, and files tend to give only one of them.
-END_TEXTS = (
-    "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> <|endoftext|> </s>"
-    " <|eom_id|> <EOT> _<EOT> [EOT] [EOS] <|end_of_text|> <end_of_utterance> <eos> <turn|> <|tool_response>"
-    " [e~[ <｜end▁of▁sentence｜>"  # noqa: RUF001
-)
-# Tokens for filling in the middle: their role, and the texts to look for where the file gives none.
-FILL_TEXTS = {
-    "fim_pre": "<|fim_prefix|> <fim-prefix> <fim_prefix> <｜fim▁begin｜> <PRE> ▁<PRE> <|code_prefix|>"  # noqa: RUF001
-    " <|prefix|>",
-    "fim_suf": "<|fim_suffix|> <fim-suffix> <fim_suffix> <｜fim▁hole｜> <SUF> ▁<SUF> <|code_suffix|>"  # noqa: RUF001
-    " <|suffix|>",
-    "fim_mid": "<|fim_middle|> <fim-middle> <fim_middle> <｜fim▁end｜> <MID> ▁<MID> <|code_middle|>"  # noqa: RUF001
-    " <|middle|>",
-    "fim_pad": "<|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD]",
-    "fim_rep": "<|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame>",
-    "fim_sep": "<|file_sep|>",
-}
 
 
 def end_of_generation(vocab: Vocabulary) -> frozenset[int]:
