@@ -40,7 +40,9 @@ class Family:
     positions: bool = False  # learned positions, added to the embeddings
     sinks: bool = False  # a logit for "none of the keys" in each head's softmax
     attention_softcap: float | None = None  # if {arch}.attn_logit_softcapping does not say it
-    attention_scale: float | None = None  # if {arch}.attention.scale does not say it; None: 1/sqrt(key_length)
+    attention_scale: float | None = (
+        None  # if {arch}.attention.scale does not say it; None: 1/sqrt(key_length)
+    )
     final_softcap: float | None = None  # if {arch}.final_logit_softcapping does not say it
     logit_power: int = 1  # {arch}.logit_scale multiplies the logits (1) or divides them (-1)
     d_model_scale_at: int | None = (
@@ -51,13 +53,17 @@ class Family:
     halves_with_sections: bool = False  # files with {arch}.rope.dimension_sections have halves
     full_rope_freqs: bool = False  # the file has rope_freqs, which layers with a window do not use
     rope_switch: bool = False  # {arch}.rope.scaling.finetuned false means: no RoPE at all
-    window_pattern: int | None = None  # the last of so many layers sees all, the others a window; 0: none does
+    window_pattern: int | None = (
+        None  # the last of so many layers sees all, the others a window; 0: none does
+    )
     window: int | None = None  # how wide it is if {arch}.attention.sliding_window does not say so
     only_window: int | None = None  # how wide it is whatever that key says, but for 0
     window_at: int | None = None  # only models of so many layers have windows
     window_last: bool = False  # the first of so many layers sees all, not the last
     chunked: bool = False  # windows do not slide, see attention.Attention
-    window_rope: str = "same"  # of windowed layers: the "same", "unscaled", with its "own" base, or they "only" have it
+    window_rope: str = (
+        "same"  # of windowed layers: the "same", "unscaled", with its "own" base, or they "only" have it
+    )
     temperature: tuple[float, int, int] | None = None  # of layers without RoPE, see attention.Temperature
     gating: str = "softmax"  # of a mixture of experts: a value of ffn.GATINGS
     renormalize: bool = True  # whether the chosen experts' weights are made to sum to 1

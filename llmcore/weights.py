@@ -104,7 +104,9 @@ def _take_layer(tensors, config: Config, plan: LayerPlan, blk: str) -> Layer:
         return _take_norm(tensors, blk + name, config) if present else None
 
     return Layer(
-        attn_norm=norm(family.attn_norm if tensors.has(f"{blk}{family.attn_norm}.weight") else "attn_norm", pre and mixes),
+        attn_norm=norm(
+            family.attn_norm if tensors.has(f"{blk}{family.attn_norm}.weight") else "attn_norm", pre and mixes
+        ),
         mixer=kind_of(plan.mixer).take(tensors, plan.mixer, D, blk) if mixes else None,
         post_attention_norm=norm("post_attention_norm", post and mixes),
         ffn_norm=norm(plan.ffn_norm, plan.ffn_norm is not None),

@@ -62,7 +62,9 @@ class Attention:
     rows_of: int | None = None  # the layer whose keys and values it reads; None: it has its own
     value_eps: float | None = None  # that of a norm of values, without a gain
     sub_norm_eps: float | None = None  # that of a norm of the heads' results, with a gain
-    gated: bool = False  # attn_q makes for each head a query and a gate; sigmoid(gate) multiplies the head's result
+    gated: bool = (
+        False  # attn_q makes for each head a query and a gate; sigmoid(gate) multiplies the head's result
+    )
 
 
 @dataclass(frozen=True)
@@ -97,14 +99,18 @@ def read(keys, family, i: int) -> Attention:
     if read_n_layers(keys) == family.d_model_scale_at:
         scaled_width = keys.get("embedding_length", int) / n_heads
     if family.gated_attention and value_length != key_length:
-        raise keys.error("attention.value_length", f"is {value_length}; gates are {key_length} wide, as keys are")
+        raise keys.error(
+            "attention.value_length", f"is {value_length}; gates are {key_length} wide, as keys are"
+        )
     eps = read_norm_eps(keys, family)
     return Attention(
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
         key_length=key_length,
         value_length=value_length,
-        scale=keys.get("attention.scale", float, 0.0) or family.attention_scale or 1 / math.sqrt(scaled_width),
+        scale=keys.get("attention.scale", float, 0.0)
+        or family.attention_scale
+        or 1 / math.sqrt(scaled_width),
         rope=rope,
         window=window,
         softcap=keys.get("attn_logit_softcapping", float, family.attention_softcap) or None,
@@ -175,7 +181,9 @@ def _take_gains(tensors, plan, blk):
         return np.ones((plan.n_heads + plan.n_kv_heads, H), np.float32)
     if plan.norm.optional and not tensors.has(blk + "attn_q_norm.weight", blk + "attn_k_norm.weight"):
         return None
-    heads = {"attn_q_norm": plan.n_heads} | ({} if plan.rows_of is not None else {"attn_k_norm": plan.n_kv_heads})
+    heads = {"attn_q_norm": plan.n_heads} | (
+        {} if plan.rows_of is not None else {"attn_k_norm": plan.n_kv_heads}
+    )
     for name, n_heads in heads.items():
         shape = {"head": (H,), "own gain": (n_heads, H), "row": (n_heads * H,)}[plan.norm.span]
         gains.append(np.broadcast_to(tensors.vector(blk + name, *shape).reshape(-1, H), (n_heads, H)))

@@ -101,7 +101,11 @@ def check_sections(keys, n_pairs: int) -> None:
     """
     key = "rope.dimension_sections"
     sections = np.asarray(keys.metadata.get(f"{keys.prefix}.{key}", [n_pairs] * 3))
-    if sections.dtype.kind not in "iu" or sections.shape not in ((3,), (4,)) or not 0 < sections.sum() < 2**31:
+    if (
+        sections.dtype.kind not in "iu"
+        or sections.shape not in ((3,), (4,))
+        or not 0 < sections.sum() < 2**31
+    ):
         raise keys.error(key, "is not a list of four whole numbers")
     pair = np.arange(n_pairs) % sections.sum()
     if np.any(pair >= 3 * sections[pair % 3].astype(np.int64)):
