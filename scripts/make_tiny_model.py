@@ -155,7 +155,7 @@ class Family:
     # Options besides COMMON, and other defaults for those
     options: dict[str, Any] = field(default_factory=dict)
     # Tensors of the model besides token_embd, output_norm, output
-    model: dict[str, str] = field(default_factory=dict)
+    model: dict[str, str] | Callable = field(default_factory=dict)
     bias: dict[str, str] = field(default_factory=dict)  # tensors of a block that --biases adds
     # Whether the output matrix is the embedding; None: as asked, by default it is not
     tied: bool | None = None
@@ -387,6 +387,88 @@ QWEN_NEXT = {
     "head_width": 16,
 }
 QWEN_NEXT |= {"ssm_state": 8, "ssm_heads": 4, "ssm_groups": 2, "conv": 4, "interval": 2}
+
+
+def _gemma4_full(o, layer):
+    """Of so many layers the last sees everything."""
+    return layer % o.full_every == o.full_every - 1
+
+
+def _gemma4_block(o, layer):
+    """Layers that see everything have heads twice as wide and half as many keys; the last layers make no keys."""
+    full = _gemma4_full(o, layer)
+    heads, keys = ("N*2*H", "K//2*2*H") if full else ("N*H", "K*H")
+    attention = {"attn_q.weight": f"{heads} D", "attn_output.weight": f"D {heads}"}
+    attention["attn_q_norm.weight"] = "2*H" if full else "H"
+    if layer < o.layers - o.shared_layers:
+        attention |= {"attn_k.weight": f"{keys} D", "attn_k_norm.weight": "2*H" if full else "H"}
+        attention |= {} if full and o.keys_as_values else {"attn_v.weight": f"{keys} D"}
+    experts = EXPERTS | ROUTER | {"ffn_gate_inp.scale": "D", "ffn_down_exps.scale": "E"}
+    experts |= dict.fromkeys(
+        ("pre_ffw_norm_2.weight", "post_ffw_norm_1.weight", "post_ffw_norm_2.weight"), "D"
+    )
+    own = {"inp_gate.weight": f"{o.per_layer} D", "proj.weight": f"D {o.per_layer}", "post_norm.weight": "D"}
+    block = NORMS | POST_NORMS | attention | GATED | {"layer_output_scale.weight": "1"}
+    return block | (experts if o.experts else {}) | (own if o.per_layer else {})
+
+
+def _gemma4_model(o):
+    if not o.per_layer:
+        return {"rope_freqs.weight": "H"}
+    width = f"L*{o.per_layer}"
+    tensors = {"per_layer_token_embd.weight": f"V {width}", "per_layer_model_proj.weight": f"{width} D"}
+    return tensors | {"per_layer_proj_norm.weight": str(o.per_layer), "rope_freqs.weight": "H"}
+
+
+def _gemma4_keys(o):
+    full = [_gemma4_full(o, layer) for layer in range(o.layers)]
+    keys = {
+        "attention.head_count_kv": [o.kv_heads // 2 if f else o.kv_heads for f in full],
+        "attention.sliding_window": "window",
+        "attention.sliding_window_pattern": [not f for f in full],
+        "attention.shared_kv_layers": o.shared_layers,
+        "embedding_length_per_layer_input": o.per_layer,
+        "final_logit_softcapping": 6.0,
+        "rope.freq_base_swa": 500.0,
+    }
+    for name in ("attention.key_length", "attention.value_length", "rope.dimension_count"):
+        keys |= {name: "2*H", f"{name}_swa": "H"}
+    return RMS | keys | (MOE_KEYS | EXPERT_WIDTH if o.experts else {})
+
+
+def _mixture(dense, bias=True, shared=True):
+    """A function of options and layer: the tensors `dense` in leading layers, a mixture of experts in others."""
+    attention = {name: shape for name, shape in dense.items() if name not in GATED}
+    experts = ROUTER | EXPERTS | (SHARED if shared else {}) | ({"exp_probs_b.bias": "E"} if bias else {})
+    return lambda o, layer: dense if layer < o.dense_layers else attention | experts
+
+
+def _llama4_block(o, layer):
+    """Every so many layers have experts, and one that all tokens use."""
+    experts = ROUTER | EXPERTS | {name: shape.replace("Y", "X") for name, shape in SHARED.items()}
+    return NORMS | ATTENTION | (experts if (layer + 1) % o.experts_every == 0 else GATED)
+
+
+def _exaone4_keys(o):
+    """Models of 64 layers have windows."""
+    return RMS | ({"attention.sliding_window": "window"} if o.layers == 64 else {})
+
+
+def _mistral3_keys(o):
+    """Queries that grow with their position, and YaRN's numbers."""
+    keys = RMS | HEAD_KEYS | {"rope.dimension_count": "H"}
+    yarn = {"rope.scaling.yarn_beta_fast": 3.0, "rope.scaling.yarn_beta_slow": 0.1}
+    keys |= yarn | {"rope.scaling.yarn_log_multiplier": 1.0} if o.rope_scaling == "yarn" else {}
+    return keys | ({"attention.temperature_scale": 0.3} if o.temperature else {})
+
+
+LEADING = {"dense_layers": 1, "layers": 3}
+FFN_EXPERTS = {name: shape.replace("X", "F") for name, shape in EXPERTS.items()}
+GLM_NORMS = {"attn_norm.weight": "D", "post_attention_norm.weight": "D"}
+LEADING_KEY = {"leading_dense_block_count": "dense_layers"}
+SHARED_COUNT = {"expert_shared_count": "shared_experts"}
+SECTIONS = {"rope.dimension_sections": [2, 1, 1, 0]}
+NEOX = ATTENTION | QKV_BIASES | OUTPUT_BIAS | PLAIN | PLAIN_BIASES
 LLAMA_BIASES = QKV_BIASES | OUTPUT_BIAS | GATE_BIAS | PLAIN_BIASES
 FAMILIES = {
     "llama": Family(
@@ -635,6 +717,196 @@ FAMILIES = {
         | {"ssm_state": 8, "conv": 4, "interval": 2, "dense_layers": 1, "shared_experts": 1},
         tied=False,
     ),
+    "qwen2vl": Family(
+        "qwen2vl", NORMS | ATTENTION | QKV_BIASES | GATED, RMS | SECTIONS, {**ROPE, "rope_base": 1e6}
+    ),
+    "qwen3vl": Family(
+        "qwen3vl",
+        NORMS | ATTENTION | HEAD_NORMS | GATED,
+        RMS | HEAD_KEYS | SECTIONS | {"n_deepstack_layers": 3},
+        {**ROPE, "head_width": 8, "rope_base": 1e6},
+    ),
+    "qwen3vlmoe": Family(
+        "qwen3vlmoe",
+        NORMS | ATTENTION | HEAD_NORMS | ROUTER | EXPERTS,
+        RMS | HEAD_KEYS | SECTIONS | {"n_deepstack_layers": 3} | MOE_KEYS | EXPERT_WIDTH,
+        {**ROPE, **MOE, "head_width": 8, "rope_base": 1e6},
+    ),
+    "mistral3": Family(
+        "mistral3",
+        NORMS | ATTENTION | GATED,
+        _mistral3_keys,
+        {
+            **ROPE,
+            "head_width": 16,
+            "rope_scaling": "yarn",
+            "rope_factor": 8.0,
+            "rope_context": 8,
+            "temperature": True,
+        },
+    ),
+    "gemma4": Family(
+        "gemma4",
+        _gemma4_block,
+        _gemma4_keys,
+        {"layers": 5, "full_every": 3, "head_width": 8, "rope_base": 1e4, "window": 8, "shared_layers": 0}
+        | {"per_layer": 0, "keys_as_values": False, "ff": 32, **MOE, "experts": 0},
+        model=_gemma4_model,
+        tied=True,
+        gains={"ffn_gate_inp": 16.0},  # what it reads is divided by sqrt(D)
+    ),
+    "glm4": Family(
+        "glm4",
+        NORMS | POST_NORMS | ATTENTION | QKV_BIASES | {"ffn_up.weight": "2*F D", "ffn_down.weight": "D F"},
+        RMS | HEAD_KEYS,
+        {**ROPE, "head_width": 16, "rope_dims": 8},
+    ),
+    "glm4moe": Family(
+        "glm4moe",
+        _mixture(GLM_NORMS | ATTENTION | QKV_BIASES | HEAD_NORMS | GATED),
+        RMS
+        | HEAD_KEYS
+        | MOE_KEYS
+        | EXPERT_WIDTH
+        | LEADING_KEY
+        | SHARED_COUNT
+        | {"expert_weights_norm": True, "expert_weights_scale": 2.5},
+        {**ROPE, **MOE, **LEADING, "head_width": 16, "rope_dims": 8, "shared_experts": 1},
+    ),
+    "seed_oss": Family(
+        "seed_oss", GLM_NORMS | ATTENTION | QKV_BIASES | GATED, RMS | HEAD_KEYS, {**ROPE, "head_width": 16}
+    ),
+    "granitemoe": Family(
+        "granitemoe",
+        NORMS | ATTENTION | ROUTER | FFN_EXPERTS | SHARED,
+        {**RMS, **ROTATION, **MOE_KEYS, "logit_scale": 1.5, "residual_scale": 0.5, "embedding_scale": 6.0}
+        | {"attention.scale": 0.5, "expert_shared_feed_forward_length": "Y"},
+        {**ROPE, **FREE_HEADS, "experts": 4, "experts_used": 2, "shared_ff": 48, "tied": True},
+    ),
+    "ernie4_5": Family("ernie4_5", NORMS | ATTENTION | GATED, RMS | HEAD_KEYS, {**ROPE, "head_width": 16}),
+    "ernie4_5-moe": Family(
+        "ernie4_5-moe",
+        _mixture(NORMS | ATTENTION | GATED),
+        RMS
+        | MOE_KEYS
+        | EXPERT_WIDTH
+        | LEADING_KEY
+        | {"expert_shared_feed_forward_length": "Y", "interleave_moe_layer_step": 1},
+        {**ROPE, **MOE, **LEADING, "shared_ff": 48},
+    ),
+    "minimax-m2": Family(
+        "minimax-m2",
+        NORMS | ATTENTION | ROW_NORMS | ROUTER | EXPERTS | {"exp_probs_b.bias": "E"},
+        RMS | HEAD_KEYS | MOE_KEYS | EXPERT_WIDTH | {"expert_gating_func": 2},
+        {**ROPE, **MOE, "head_width": 16, "rope_dims": 8},
+    ),
+    "dots1": Family(
+        "dots1",
+        _mixture(NORMS | ATTENTION | HEAD_NORMS | GATED),
+        RMS
+        | MOE_KEYS
+        | EXPERT_WIDTH
+        | LEADING_KEY
+        | SHARED_COUNT
+        | {"expert_weights_norm": True, "expert_weights_scale": 2.5, "expert_gating_func": 2},
+        {**ROPE, **MOE, **LEADING, "kv_heads": None, "shared_experts": 2},
+    ),
+    "olmoe": Family(
+        "olmoe",
+        NORMS | ATTENTION | ROW_NORMS | ROUTER | FFN_EXPERTS,
+        RMS | MOE_KEYS,
+        {**ROPE, "experts": 4, "experts_used": 2},
+    ),
+    "phimoe": Family(
+        "phimoe",
+        NORMS | NORM_BIASES | ATTENTION | QKV_BIASES | OUTPUT_BIAS | ROUTER | FFN_EXPERTS,
+        RMS | MOE_KEYS,
+        {**ROPE, "experts": 4, "experts_used": 2},
+        model={"output_norm.bias": "D", "output.bias": "V"},
+        tied=False,
+    ),
+    "hunyuan-dense": Family(
+        "hunyuan-dense", NORMS | ATTENTION | HEAD_NORMS | GATED, RMS | HEAD_KEYS, {**ROPE, "head_width": 16}
+    ),
+    "hunyuan-moe": Family(
+        "hunyuan-moe",
+        NORMS | ATTENTION | HEAD_NORMS | ROUTER | FFN_EXPERTS | SHARED,
+        RMS
+        | HEAD_KEYS
+        | MOE_KEYS
+        | {"expert_feed_forward_length": "F", "expert_shared_feed_forward_length": "Y"},
+        {**ROPE, "head_width": 16, "experts": 4, "experts_used": 2, "shared_ff": 48},
+    ),
+    "cohere2": Family(
+        "cohere2",
+        {"attn_norm.weight": "D"} | ATTENTION | GATED,
+        LAYER_NORM | {"logit_scale": 0.75, "attention.sliding_window": "window"},
+        {**ROPE, "rope_dims": None, "layers": 4, "window": 8},
+        tied=True,
+    ),
+    "exaone4": Family(
+        "exaone4", POST_NORMS | ATTENTION | HEAD_NORMS | GATED, _exaone4_keys, {**ROPE, "window": 8}
+    ),
+    "bitnet": Family(
+        "bitnet",
+        NORMS
+        | ATTENTION
+        | GATED
+        | {"attn_sub_norm.weight": "D", "ffn_sub_norm.weight": "F"}
+        | {name.replace("weight", "scale"): "1" for name in ATTENTION | GATED},
+        RMS,
+        {**ROPE},
+        tied=True,
+    ),
+    "smallthinker": Family(
+        "smallthinker",
+        NORMS | ATTENTION | ROUTER | EXPERTS,
+        RMS | MOE_KEYS | EXPERT_WIDTH | {"expert_gating_func": 2, "attention.sliding_window": 4096},
+        {**ROPE, **MOE, "layers": 5},
+    ),
+    "llama4": Family(
+        "llama4",
+        _llama4_block,
+        RMS | ROTATION | MOE_KEYS | EXPERT_WIDTH | {"interleave_moe_layer_step": "experts_every"},
+        {**ROPE, **MOE, "layers": 4, "experts_used": 1, "experts_every": 2},
+    ),
+    "gptneox": Family(
+        "gptneox",
+        NORMS | NORM_BIASES | NEOX,
+        LAYER_NORM | {"use_parallel_residual": True},
+        {**ROPE, "kv_heads": None, "rope_dims": 4},
+        model={"output_norm.bias": "D"},
+        tied=False,
+    ),
+    "phi2": Family(
+        "phi2",
+        {"attn_norm.weight": "D", "attn_norm.bias": "D"} | NEOX,
+        LAYER_NORM,
+        {**ROPE, "kv_heads": None, "rope_dims": 4},
+        model={"output_norm.bias": "D", "output.bias": "V"},
+        tied=False,
+    ),
+    "falcon": Family(
+        "falcon",
+        lambda o, _: (
+            {"attn_norm.weight": "D", "attn_norm.bias": "D"}
+            | FUSED_QKV
+            | OUTPUT
+            | PLAIN
+            | ({"attn_norm_2.weight": "D", "attn_norm_2.bias": "D"} if o.two_norms else {})
+        ),
+        LAYER_NORM,
+        {**ROPE, "kv_heads": 1, "two_norms": False},
+        model={"output_norm.bias": "D"},
+    ),
+    "stablelm": Family(
+        "stablelm",
+        NORMS | NORM_BIASES | ATTENTION | QKV_BIASES | GATED,
+        LAYER_NORM | {"use_parallel_residual": False},
+        {**ROPE, "rope_dims": 4},
+        model={"output_norm.bias": "D"},
+        tied=False,
+    ),
     "gpt-oss": Family(
         "gpt-oss",
         {"attn_norm.weight": "D", "post_attention_norm.weight": "D", "attn_sinks.weight": "N"}
@@ -647,7 +919,13 @@ FAMILIES = {
         gains={"ffn_gate_exps": 4.0, "ffn_up_exps": 4.0, "ffn_down_exps": 0.1},
     ),
 }
-LONGROPE = ("llama", "llama-moe", "phi3", "granite")  # those whose tensors may hold longrope's factors
+LONGROPE = (
+    "llama",
+    "llama-moe",
+    "phi3",
+    "granite",
+    "phimoe",
+)  # those whose tensors may hold longrope's factors
 
 # Types the gguf package can quantize to. For the others random bits will do: where in a block its float16
 # scale and its float16 offset are, in bytes, and how many scales the offset must be to put the mean of the
@@ -709,6 +987,13 @@ OPTIONS = {
     "q_lora": "rank of the queries; 0 is a plain attn_q (32, but 0 with 26 or 27 layers)",
     "kv_lora": "rank of keys and values",
     "joined_kv_b": "one attn_kv_b, as older files have it, for attn_k_b and attn_v_b",
+    "full_every": "of so many layers the last sees everything",
+    "shared_layers": "layers at the end that read the keys and values of others",
+    "keys_as_values": "layers that see everything have no values but their keys",
+    "per_layer": "width of per-layer embeddings",
+    "experts_every": "every so many layers have experts",
+    "two_norms": "attention and feed-forward have a norm each",
+    "temperature": "queries grow with their position",
     "window": "tokens that a windowed layer sees",
     "rope_dims": "dimensions of a head that rotate",
     "rope_base": "base of RoPE's angles",
@@ -726,6 +1011,9 @@ OPTIONS = {
 }
 FLOATS = ("rope_base", "rope_factor")
 FLAGS = (
+    "keys_as_values",
+    "two_norms",
+    "temperature",
     "rope",
     "joined_in",
     "ssm_norm",
@@ -813,7 +1101,8 @@ def resolve(family: str, options: dict[str, Any]) -> SimpleNamespace:
 def _check_numbers(o):
     """Each number must be one, and large enough to mean something."""
     zero = {"q_lora", "dense_layers", "seed"} | ({"window"} if o.family in ("olmo2", "lfm2") else set())
-    zero |= {"latent"} | ({"experts"} if o.family == "granitehybrid" else set())
+    zero |= {"latent", "per_layer", "shared_layers"}
+    zero |= {"experts"} if o.family in ("granitehybrid", "gemma4") else set()
     for name, value in vars(o).items():
         if value is None or name in CHOICES or name in ("family", "set") or isinstance(value, bool):
             continue
@@ -896,6 +1185,7 @@ def _sizes(o):
     sizes |= {"U": get("ssm_inner"), "S": get("ssm_state"), "J": get("ssm_heads"), "G": get("ssm_groups")}
     sizes |= {"Q": get("conv"), "Z": get("latent")}
     sizes |= {"A": get("q_lora"), "B": get("kv_lora"), "E": get("experts"), "E_used": get("experts_used")}
+    sizes |= {name: get(name) for name in ("dense_layers", "shared_experts", "experts_every")}
     return sizes | {
         "X": get("expert_ff"),
         "Y": get("shared_ff") or (get("shared_experts") or 0) * get("expert_ff", 0),
@@ -915,7 +1205,8 @@ def _evaluate_shape(shape: str, sizes) -> tuple[int, ...]:
 def _tensors(o) -> dict[str, str]:
     """Every tensor of a model, name -> shape."""
     row = FAMILIES[o.family]
-    tensors = {"token_embd.weight": "V D", f"{row.final_norm}.weight": "D"} | row.model
+    model = row.model(o) if callable(row.model) else row.model
+    tensors = {"token_embd.weight": "V D", f"{row.final_norm}.weight": "D"} | model
     if not o.tied:
         tensors["output.weight"] = "V D"
     if getattr(o, "rope_freqs", False):
@@ -942,7 +1233,7 @@ def _metadata(o, sizes) -> dict[str, Any]:
     }
     if o.head_width * o.heads != o.width and "attention.key_length" not in keys:
         keys |= {"attention.key_length": o.head_width, "attention.value_length": o.head_width}
-    if o.rope_dims != o.head_width:
+    if o.rope_dims != o.head_width and "rope.dimension_count" not in keys:
         keys["rope.dimension_count"] = o.rope_dims
     if getattr(o, "rope_base", None) is not None:
         keys["rope.freq_base"] = float(o.rope_base)
@@ -1035,6 +1326,8 @@ def _random_values(rng, name, shape, o) -> np.ndarray:
     if "lerp" in name:
         return rng.uniform(0.1, 0.9, shape).astype(np.float32)
     gains = ("ssm_d", "k_k.weight", "k_a.weight", "time_mix_ln.weight")
+    if name.endswith((".scale", "output_scale.weight")):
+        return rng.uniform(0.6, 1.4, shape).astype(np.float32)
     if ("norm" in name and not name.endswith(".bias")) or name.endswith(gains):
         return rng.uniform(0.6, 1.4, shape).astype(np.float32)
     if name.endswith((".bias", "w0.weight", "a0.weight", "v0.weight", "r_k.weight")):
@@ -1094,7 +1387,12 @@ def _parser() -> argparse.ArgumentParser:
         else:
             kind = float if name in FLOATS else str if name in CHOICES else int
             parser.add_argument(flag, type=kind, metavar="X" if kind is str else "N", help=meaning)
-    opposites = {"tied": "--untied", "router_bias": "--no-router-bias", "ssm_norm": "--no-ssm-norm"}
+    opposites = {
+        "tied": "--untied",
+        "temperature": "--no-temperature",
+        "router_bias": "--no-router-bias",
+        "ssm_norm": "--no-ssm-norm",
+    }
     for name, flag in opposites.items():
         parser.add_argument(
             flag, dest=name, action="store_false", help=f"the opposite of --{name.replace('_', '-')}"

@@ -9,7 +9,8 @@ import numpy as np
 
 from ..linear import Matrix, linear
 from ..threads import across_rows
-from .activations import ACTIVATIONS, rms_norm
+from ..ops import rms_norm
+from .activations import ACTIVATIONS
 
 
 @dataclass(frozen=True)

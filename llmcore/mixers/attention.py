@@ -53,7 +53,7 @@ class Attention:
     rows_of: int | None = None  # the layer whose keys and values it reads; None: it has its own
     value_eps: float | None = None  # that of a norm of values, without a gain
     sub_norm_eps: float | None = None  # that of a norm of the heads' results, with a gain
-    # Attn_q makes for each head a query and a gate; sigmoid(gate) multiplies the head's result
+    # attn_q makes for each head a query and a gate; sigmoid(gate) multiplies the head's result
     gated: bool = False
 
 

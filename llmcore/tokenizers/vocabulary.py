@@ -43,6 +43,11 @@ FILL_TEXTS = {
 ROLES = ("bos", "eos", "unknown", "eot", "eom", *FILL_TEXTS)  # {role}_token_id
 
 
+def bytes_of(text: str) -> bytes:
+    """The bytes of a token in whose text ▁ stands for a space."""
+    return text.replace("▁", " ").encode("utf-8", "surrogateescape")
+
+
 class Vocabulary:
     """The `tokens` of a file, their `ids`, `types` and `roles`, and the `split` into words."""
 
