@@ -63,7 +63,9 @@ class LlamaCpp:
 def record_llama_cpp(folder):
     keys = {"model": "gpt2", "pre": "gpt-2", "tokens": CHARS + [pair.replace(" ", "") for pair in PAIRS]}
     keys |= {"merges": PAIRS, "token_type": [1] * (256 + len(PAIRS)), "bos_token_id": 0, "eos_token_id": 0}
-    metadata = {"general.architecture": "llama"} | {f"tokenizer.ggml.{key}": value for key, value in keys.items()}
+    metadata = {"general.architecture": "llama"} | {
+        f"tokenizer.ggml.{key}": value for key, value in keys.items()
+    }
     write(folder / "pairs.gguf", metadata, {}, [])
     sums = {}
     for name, split in SPLITS.items():

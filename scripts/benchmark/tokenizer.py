@@ -69,7 +69,7 @@ def peer(metadata):
 
             processor = sentencepiece.SentencePieceProcessor()
             processor.LoadFromSerializedProto(
-                tokenizer._model_proto(tokenizer._Vocabulary(metadata, "bench"))
+                tokenizer._model_proto(tokenizer.Vocabulary(metadata, "bench"), [])
             )
             return "sentencepiece", lambda text: processor.encode(" " + text)
         from tokenizers import Regex, models, normalizers, pre_tokenizers
