@@ -1,11 +1,11 @@
-"""The recipe of tests/data/splits.json and tests/data/vocabularies.json.xz: what llama.cpp and the models'
-own tokenizers make of many texts.
+"""The recipe of tests/data/splits.json and vocabularies.json.xz: what llama.cpp and the models make of texts.
 
     PYTHON tests/record_vocabularies.py llama.cpp
     PYTHON tests/record_vocabularies.py models
 
 The first needs llama-cpp-python (0.3.36 wrote the files), the second tokenizers (0.23.3) and mistral-common
-(1.13.1); run it after the first. Both fetch the vocabularies with scripts/vocabulary.py.
+(1.13.1); run it after the first. Both fetch the vocabularies with scripts/vocabulary.py. The texts stand in
+tests/data/texts.json.
 """
 
 import ctypes

@@ -226,7 +226,7 @@ CARRIES = {
     "afmoe": "afmoe",
     "bitnet": f"{SENTENCEPIECE} llama-bpe",
     "kimi-linear": "kimi-k2",
-    "rwkv7": SENTENCEPIECE,
+    "rwkv7": "qwen2",  # ARWKV's; we lack the tokenizer of the World models, tokenizer.ggml.model "rwkv"
 }
 # Of embeddings, and BERT's kind; they write no text.
 NO_TEXT = re.compile("jina-|modern-bert|roberta-bpe|whitespace|granite-embed-multi-311m")

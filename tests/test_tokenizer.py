@@ -428,7 +428,9 @@ def test_token_bytes_stream_to_the_text_of_decode():
             ModelFileError,
             r"scores has shape \(3,\), but there are 268 tokens",
         ),
-        (spm(PIECES, scores=["0"] * 268), ModelFileError, "scores is .* not of type ndarray"),
+        (spm(PIECES, scores=["0"] * 268), ModelFileError, "scores is .* not an array of numbers"),
+        (spm(PIECES, token_type=[[1]] * 268), ModelFileError, "token_type is .* not an array of numbers"),
+        (bpe(token_type="1"), ModelFileError, "token_type is '1', which is not an array of numbers"),
         (spm(PIECES, token_type=np.ones(267)), ModelFileError, r"token_type has shape \(267,\)"),
     ],
 )

@@ -115,7 +115,11 @@ def test_a_tekken_file_gets_a_merge_for_each_way_to_cut_a_token():
 def test_without_npm_the_script_says_so(tmp_path):
     command = [sys.executable, vocabulary.__file__, "qwen3", str(tmp_path / "x.gguf")]
     done = subprocess.run(
-        command, capture_output=True, text=True, env={"PATH": "", "PYTHONPATH": "."}, check=False
+        command,
+        capture_output=True,
+        text=True,
+        env={"PATH": "", "PYTHONPATH": str(DATA.parents[1])},
+        check=False,
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "error: npm is not here; it fetches this vocabulary\n"

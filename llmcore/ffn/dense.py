@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..linear import Matrix, linear
-from ..threads import across_rows
 from ..ops import rms_norm
+from ..threads import across_rows
 from .activations import ACTIVATIONS
 
 

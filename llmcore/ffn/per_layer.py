@@ -16,7 +16,8 @@ import numpy as np
 
 from ..linear import Matrix, linear, look_up
 from ..loader import Tensor
-from ..ops import geglu, rms_norm
+from ..ops import rms_norm
+from .activations import geglu
 
 
 @dataclass(frozen=True)

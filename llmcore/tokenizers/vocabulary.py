@@ -83,7 +83,7 @@ class Vocabulary:
     def numbers(self, name: str, default: float) -> np.ndarray:
         """One number a token from `tokenizer.ggml.{name}`; a longer list is cut, as in llama.cpp."""
         size = len(self.tokens)
-        values = self.keys.get(name, np.ndarray, np.full(size, default))
+        values = self.keys.numbers(name, np.full(size, default))
         if len(values) < size:
             raise self.keys.error(name, f"has shape {values.shape}, but there are {size} tokens")
         if len(values) > size:
