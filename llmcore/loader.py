@@ -31,6 +31,7 @@ import numpy as np
 
 from .errors import ModelFileError, UnsupportedModel
 from .formats.cursor import Cursor
+from .formats.mistaken import PIECE, address, cut_short, format_of, joined_parts
 from .metadata import Keys
 
 # Type of a tensor: id -> (name, weights in a block, bytes in a block). Missing ids were withdrawn from the format.
@@ -47,14 +48,6 @@ TENSOR_TYPES = {
 }  # fmt: skip
 
 KEY_BYTES, TENSOR_BYTES = 14, 25  # the fewest that a key with its value, and a tensor's line in HEAD, can take
-
-OTHER_FORMATS = {  # how files begin that are opened by mistake
-    b"PK\x03\x04": "a zip archive (a PyTorch checkpoint?)",
-    b"\x1f\x8b": "compressed with gzip",
-    b"lmgg": "a GGML file, which is older than GGUF",
-    b"fmgg": "a GGMF file, which is older than GGUF",
-    b"tjgg": "a GGJT file, which is older than GGUF",
-}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -124,6 +117,8 @@ def read_gguf(path: str | os.PathLike) -> GGUF:
     ends this process with SIGBUS. Raises ModelFileError for whatever is wrong with the file, and UnsupportedModel for a
     tensor type that we have never heard of.
     """
+    if "://" in str(path):
+        raise ModelFileError(f"{path}: {address(str(path))}")
     first = _read_file(Path(path))
     if "split.count" not in first.metadata:
         return first
@@ -131,6 +126,11 @@ def read_gguf(path: str | os.PathLike) -> GGUF:
     if count <= 1:
         return first
     ending = f"-{number:05d}-of-{count:05d}.gguf"
+    if joined_parts(first.path, max((t.offset + t.nbytes for t in first.tensors.values()), default=4)):
+        raise ModelFileError(
+            f"{first.path}: {count} parts were joined into this one file, but each part is a file of its own: keep"
+            f" them as NAME-00001-of-{count:05d}.gguf and so on, and open the first"
+        )
     if not first.path.name.endswith(ending):
         raise ModelFileError(f"{first.path}: this is part {number} of {count}; rename it to NAME{ending}")
     stem = first.path.name.removesuffix(ending)
@@ -187,7 +187,7 @@ def _read_file(path: Path) -> GGUF:
 
 def _map_file(path: Path) -> mmap.mmap:
     if not path.is_file():  # and opening a pipe would wait for ever
-        is_there = "this is a directory" if path.is_dir() else "not a regular file"
+        is_there = "this is a directory; name a file in it" if path.is_dir() else "not a regular file"
         raise ModelFileError(f"{path}: {is_there if path.exists() else 'no such file'}")
     if path.stat().st_size == 0:
         raise ModelFileError(f"{path}: the file is empty; download it again")
@@ -203,7 +203,8 @@ def _read_version(cursor: Cursor) -> int:
     cursor.reading = "the header"
     start = cursor.map[:64]
     if not b"GGUF".startswith(start[:4]):
-        raise ModelFileError(f"{cursor.path}: not a GGUF file: {_what_else(start)}")
+        piece = "; " + cut_short(cursor.path) if PIECE.fullmatch(cursor.path.name) else ""
+        raise ModelFileError(f"{cursor.path}: not a GGUF file: {format_of(start)}{piece}")
     cursor.advance(4)
     version = cursor.number("I")
     if version & 0xFFFF == 0:  # a small number read the wrong way round
@@ -214,18 +215,6 @@ def _read_version(cursor: Cursor) -> int:
         advice = "update llmcore" if version > 3 else "convert the model again with a newer llama.cpp"
         raise ModelFileError(f"{cursor.path}: GGUF version {version}, but we read versions 2 and 3; {advice}")
     return version
-
-
-def _what_else(start: bytes) -> str:
-    """Guess from its first bytes what a file is."""
-    for magic, description in OTHER_FORMATS.items():
-        if start.startswith(magic):
-            return f"it is {description}"
-    if start[8:10] == b'{"':
-        return "it looks like safetensors; convert it with convert_hf_to_gguf.py of llama.cpp"
-    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start):
-        return f"it is text, {start[:40].decode()!r}; was a web page or a Git LFS pointer saved in its place?"
-    return f"it begins with the bytes {start[:4].hex(' ')}"
 
 
 def _read_tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, Tensor]:
@@ -243,7 +232,7 @@ def _read_tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, Tenso
             raise cursor.error(f"has offset {offset}, not a multiple of the alignment {alignment}")
         if end > size:
             raise cursor.error(
-                f"ends at byte {end}, past the end of the file ({size}); is the download complete?"
+                f"ends at byte {end}, past the end of the file ({size}); {cut_short(cursor.path)}"
             )
         data = np.ndarray(stored, np.uint8, cursor.map, start)
         tensors[name] = Tensor(name, type_, shape, start, data, cursor.byte_order, cursor.path)

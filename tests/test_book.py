@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "llmcore"
 ORDER = [
     *("errors", "threads", "metadata"),
-    *("formats/cursor", "formats", "formats/simple", "formats/k", "formats/other"),
+    *("formats/mistaken", "formats/cursor", "formats", "formats/simple", "formats/k", "formats/other"),
     *("loader", "quants"),
     *("tokenizers", "tokenizers/splits", "tokenizers/vocabulary", "tokenizers/bytepairs"),
     *("tokenizers/sentencepiece", "tokenizers/streaming", "tokenizer"),
@@ -27,7 +27,7 @@ ORDER = [
     *("speed/batching", "chat/template", "chat/prompt"),
     *("chat/literals", "chat/tools", "chat/arguments", "chat/calls", "chat/tags", "chat/formats"),
     *("chat/reasoning", "chat/answer", "chat", "llm"),
-    *("chat/session", "cli/options", "cli/report", "cli/command", "cli/inspect", "cli/hub", "cli/get"),
+    *("chat/session", "cli/interrupt", "cli/options", "cli/report", "cli/command", "cli/inspect", "cli/hub", "cli/get"),
     *("cli/batch", "cli/chat", "chat/__main__", "generate", "__main__"),
 ]
 WINGS = {"speed", "chat", "cli", "glass", "serve"}
@@ -120,9 +120,9 @@ def test_a_plain_run_loads_the_book_and_what_its_doors_need(llama_path):
     names = {path.relative_to(PACKAGE).as_posix() for path in loaded}
     wings = {name for name in names if name.split("/")[0] in WINGS}
     allowed = {"speed/__init__.py", "speed/holding.py", "speed/filling.py", "speed/machine.py", "cli/__init__.py"}
-    assert wings <= allowed | {"cli/options.py", "cli/command.py", "cli/report.py"}
+    assert wings <= allowed | {"cli/interrupt.py", "cli/options.py", "cli/command.py", "cli/report.py"}
     assert {name for name in names if "/" in name} - wings == {
-        *("formats/__init__.py", "formats/cursor.py", "tokenizers/__init__.py", "tokenizers/vocabulary.py"),
+        *("formats/__init__.py", "formats/cursor.py", "formats/mistaken.py", "tokenizers/__init__.py", "tokenizers/vocabulary.py"),
         "tokenizers/streaming.py",
         *("tokenizers/sentencepiece.py", "mixers/__init__.py", "mixers/rope.py"),
         *("mixers/keys.py", "mixers/attend.py", "mixers/attention.py"),
