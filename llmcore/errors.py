@@ -4,7 +4,6 @@ Each message says what is wrong, where, and what to do; the command line prints 
 """
 
 from operator import index
-from typing import Any
 
 
 class ModelFileError(ValueError):
@@ -23,7 +22,7 @@ class HubError(ValueError):
     """The Hugging Face hub has no such model, refuses it or cannot be reached; the message says what to do."""
 
 
-def whole(name: str, value: Any, least: int = 1) -> int:
+def whole(name: str, value, least: int = 1) -> int:
     """A count that a caller gave, as an int of Python. Raises ValueError if it is not a whole number of at least `least`.
 
     >>> whole("max_tokens", 2.5)

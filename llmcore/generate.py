@@ -7,11 +7,16 @@ Only text goes to standard output; the seed, a progress bar and one line of timi
 Exit status: 0, 1 for a bad file or prompt, 2 for bad arguments, 130 on Ctrl-C.
 """
 
+if __name__ == "__main__":  # before the imports, which take a third of a second
+    from .cli.interrupt import leave_at_once
+
+    leave_at_once()
+
 import argparse
 import secrets
 import sys
 
-from .cli.command import Say, command_line, open_model, read_prompt
+from .cli.command import Parser, Say, command_line, open_model, read_prompt
 from .cli.options import add_options, count
 from .cli.report import Clock, report_logprobs, say_choices, timings
 from .llm import LLM
@@ -87,7 +92,7 @@ def check(args: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """What the command can be told."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "python -m llmcore.generate", description="Continue a text with a GGUF model."
     )
     prompt = parser.add_mutually_exclusive_group(required=True)

@@ -18,6 +18,11 @@ Source: the GGUF specification, https://github.com/ggml-org/ggml/blob/master/doc
 `python -m llmcore.loader FILE` prints what is in a file.
 """
 
+if __name__ == "__main__":  # before the imports
+    from .cli.interrupt import leave_at_once
+
+    leave_at_once()
+
 import itertools
 import math
 import mmap

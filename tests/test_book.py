@@ -36,7 +36,7 @@ DOORS = {"llm": {"speed", "chat"}, "generate": {"cli", "chat"}}  # which wings t
 OPTIONAL = {"chat/template": {"jinja2"}, "cli/hub": {"huggingface_hub"}, "speed/machine": {"threadpoolctl"}}
 CORE = {"numpy", "gguf", "sentencepiece", "tqdm"}
 # What is imported only once it is needed, against the order: a command, and the kinds that a folder chooses from.
-LATER = {("loader", "cli/inspect"), ("cli/command", "cli/get"), ("ffn", "ffn/experts")}
+LATER = {("loader", "cli/inspect"), ("loader", "cli/interrupt"), ("cli/command", "cli/get"), ("ffn", "ffn/experts")}
 BOOK_LINES, PLAIN_RUN_LINES = 2700, 3600
 
 

@@ -17,7 +17,7 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # tokenizer.
 # tokenizer.ggml.model -> algorithm
 MODELS = {"llama": "sentencepiece.SentencePiece", "gpt2": "bytepairs.BytePairs", "gemma4": "bytepairs.BytePairs"}
 BYTE_TEXTS = [f"<0x{byte:02X}>" for byte in range(256)]  # for the bytes of characters without a token
-ROLES = "bos eos unknown eot eom fim_pre fim_suf fim_mid fim_pad fim_rep fim_sep".split()
+ROLES = ["bos", "eos", "unknown", "eot", "eom", "fim_pre", "fim_suf", "fim_mid", "fim_pad", "fim_rep", "fim_sep"]
 
 
 def bytes_of(text: str) -> bytes:
