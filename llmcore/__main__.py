@@ -3,6 +3,8 @@
 import sys
 from importlib import import_module
 
+from .cli.interrupt import leave_at_once
+
 COMMANDS = {  # name: its module, what it does
     "generate": ("llmcore.generate", "continue or answer a prompt"),
     "chat": ("llmcore.cli.chat", "talk with a model in the terminal"),
@@ -13,10 +15,18 @@ COMMANDS = {  # name: its module, what it does
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command that the first argument names; returns the exit status."""
+    leave_at_once()
     arguments = sys.argv[1:] if argv is None else argv
     name, *rest = arguments or ["--help"]
     if name in COMMANDS:
         return import_module(COMMANDS[name][0]).main(rest)
+    from .cli.command import status_of  # here, because it is long to import
+
+    return status_of(lambda: usage(name))
+
+
+def usage(name: str) -> int:
+    """Print the commands there are; the exit status, which is 0 where they were asked for."""
     asked = name in ("-h", "--help")
     out = sys.stdout if asked else sys.stderr
     if not asked:

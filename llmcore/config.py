@@ -14,6 +14,7 @@ from typing import Any
 from . import ffn
 from .errors import ModelFileError, UnsupportedModel
 from .families import ARCHITECTURES, Family
+from .formats.mistaken import kind_of_file
 from .metadata import Keys
 from .mixers import kind
 from .mixers.keys import read_norm_eps
@@ -39,7 +40,7 @@ class Config:
     family: Family
     context_length: int  # {arch}.context_length: the longest text the model was trained on
     original_context: int  # {arch}.rope.scaling.original_context_length: the one before it was stretched
-    vocab_size: int  # {arch}.vocab_size, else the number of tokenizer.ggml.tokens
+    vocab_size: int  # the number of tokenizer.ggml.tokens, else {arch}.vocab_size
     n_spare_layers: (
         int  # {arch}.nextn_predict_layers: at the end, to guess further tokens with; we never run them
     )
@@ -60,7 +61,9 @@ class Config:
 
 
 def read_config(metadata: dict, path) -> Config:
-    """The `Config` of a file; `path` is for errors. Raises ModelFileError and UnsupportedModel."""
+    """The `Config` of a file's metadata; `path` is for error messages. Raises ModelFileError and UnsupportedModel."""
+    if (found := kind_of_file(metadata)) is not None:
+        raise UnsupportedModel(f"{path}: this is {found}")
     name = metadata.get("general.architecture")
     if not isinstance(name, str):
         raise ModelFileError(
@@ -84,7 +87,7 @@ def read_config(metadata: dict, path) -> Config:
         family=family,
         context_length=context_length,
         original_context=keys.get("rope.scaling.original_context_length", int, context_length, least=1),
-        vocab_size=keys.get("vocab_size", int, len(metadata.get("tokenizer.ggml.tokens", ())), least=1),
+        vocab_size=read_vocab_size(keys, len(metadata.get("tokenizer.ggml.tokens", ()))),
         n_spare_layers=n_spare,
         d_model=d_model,
         layers=tuple(read_layer(keys, family, i) for i in range(n_layers)),
@@ -99,6 +102,14 @@ def read_config(metadata: dict, path) -> Config:
         residual_scale=keys.get("residual_scale", float, 0.0) or None,
         logit_scale=logit_scale**family.logit_power if logit_scale else None,
     )
+
+
+def read_vocab_size(keys: Keys, n_tokens: int) -> int:
+    """The number of tokens: of those that the file lists, as in llama.cpp, whatever a key says."""
+    size = keys.get("vocab_size", int, n_tokens, least=1)
+    if n_tokens and size != n_tokens:
+        keys.warn("vocab_size", f"is {size}, but there are {n_tokens} tokens; taken as {n_tokens}")
+    return n_tokens or size
 
 
 def read_layer(keys: Keys, family: Family, i: int) -> LayerPlan:

@@ -9,6 +9,11 @@ Only text goes to standard output; the seed, a progress bar and one line of timi
 Exit status: 0, 1 for a bad file or prompt, 2 for bad arguments, 130 on Ctrl-C.
 """
 
+if __name__ == "__main__":  # before the imports, which take a third of a second
+    from .cli.interrupt import leave_at_once
+
+    leave_at_once()
+
 import argparse
 import secrets
 import sys

@@ -19,6 +19,11 @@ Source: the GGUF specification, https://github.com/ggml-org/ggml/blob/master/doc
 `python -m llmcore.loader FILE` prints what is in a file.
 """
 
+if __name__ == "__main__":  # before the imports
+    from .cli.interrupt import leave_at_once
+
+    leave_at_once()
+
 import itertools
 import math
 import mmap
@@ -32,6 +37,7 @@ import numpy as np
 
 from .errors import ModelFileError, UnsupportedModel
 from .formats.cursor import Cursor
+from .formats.mistaken import PIECE, address, cut_short, format_of, joined_parts
 from .metadata import Keys
 
 # Type of a tensor: id -> (name, weights in a block, bytes in a block). Missing ids were withdrawn from the
@@ -120,6 +126,8 @@ def read_gguf(path: str | os.PathLike) -> GGUF:
     meanwhile ends this process with SIGBUS. Raises ModelFileError for whatever is wrong with the file, and
     UnsupportedModel for a tensor type that we have never heard of.
     """
+    if "://" in str(path):
+        raise ModelFileError(f"{path}: {address(str(path))}")
     first = _read_file(Path(path))
     if "split.count" not in first.metadata:
         return first
@@ -127,6 +135,11 @@ def read_gguf(path: str | os.PathLike) -> GGUF:
     if count <= 1:
         return first
     ending = f"-{number:05d}-of-{count:05d}.gguf"
+    if joined_parts(first.path, max((t.offset + t.nbytes for t in first.tensors.values()), default=4)):
+        raise ModelFileError(
+            f"{first.path}: {count} parts were joined into this one file, but each part is a file of its own: keep"
+            f" them as NAME-00001-of-{count:05d}.gguf and so on, and open the first"
+        )
     if not first.path.name.endswith(ending):
         raise ModelFileError(f"{first.path}: this is part {number} of {count}; rename it to NAME{ending}")
     stem = first.path.name.removesuffix(ending)
@@ -183,7 +196,7 @@ def _read_file(path: Path) -> GGUF:
 
 def _map_file(path: Path) -> mmap.mmap:
     if not path.is_file():  # and opening a pipe would wait for ever
-        is_there = "this is a directory" if path.is_dir() else "not a regular file"
+        is_there = "this is a directory; name a file in it" if path.is_dir() else "not a regular file"
         raise ModelFileError(f"{path}: {is_there if path.exists() else 'no such file'}")
     if path.stat().st_size == 0:
         raise ModelFileError(f"{path}: the file is empty; download it again")
@@ -199,9 +212,8 @@ def _read_version(cursor: Cursor) -> int:
     cursor.reading = "the header"
     start = cursor.map[:64]
     if not b"GGUF".startswith(start[:4]):
-        from .formats.mistaken import what_else  # here, because a GGUF file needs no guess
-
-        raise ModelFileError(f"{cursor.path}: not a GGUF file: {what_else(start)}")
+        piece = "; " + cut_short(cursor.path) if PIECE.fullmatch(cursor.path.name) else ""
+        raise ModelFileError(f"{cursor.path}: not a GGUF file: {format_of(start)}{piece}")
     cursor.advance(4)
     version = cursor.number("I")
     if version & 0xFFFF == 0:  # a small number read the wrong way round
@@ -229,7 +241,7 @@ def _read_tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, Tenso
             raise cursor.error(f"has offset {offset}, not a multiple of the alignment {alignment}")
         if end > size:
             raise cursor.error(
-                f"ends at byte {end}, past the end of the file ({size}); is the download complete?"
+                f"ends at byte {end}, past the end of the file ({size}); {cut_short(cursor.path)}"
             )
         data = np.ndarray(stored, np.uint8, cursor.map, start)
         tensors[name] = Tensor(name, type_, shape, start, data, cursor.byte_order, cursor.path)

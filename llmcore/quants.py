@@ -15,6 +15,7 @@ import numpy as np
 
 from .errors import UnsupportedModel
 from .formats import FORMATS, Block, Scales
+from .formats.foreign import FOREIGN, expand_foreign
 
 TILE = (
     1 << 18
@@ -22,12 +23,6 @@ TILE = (
 
 
 FLOATS = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<u2"), "BF16": np.dtype("<u2")}
-# Left to the gguf package: rare, and most of them choose from long tables. Type -> bytes and weights of a
-# block.
-FOREIGN = {
-    "IQ1_S": (50, 256), "IQ1_M": (56, 256), "IQ2_XXS": (66, 256), "IQ2_XS": (74, 256), "IQ2_S": (82, 256),
-    "IQ3_XXS": (98, 256), "IQ3_S": (110, 256), "NVFP4": (36, 64),
-}  # fmt: skip
 SUPPORTED = (*FLOATS, *FORMATS, *FOREIGN)
 # NumPy's own conversion of float16 is three times as slow as a look-up among all 65,536 of them.
 FLOAT16 = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
@@ -122,20 +117,7 @@ def _expand(type, blocks, out):
     elif type in FLOATS:
         out[...] = blocks
     else:
-        out[...] = _expand_foreign(type, blocks.ravel().view(np.uint8)).reshape(out.shape)
-
-
-def _expand_foreign(type, raw):
-    """Bytes -> float32 by the gguf package, imported here because few models need it."""
-    from gguf import GGMLQuantizationType
-    from gguf import quants as gguf_quants
-
-    try:
-        return gguf_quants.dequantize(raw, GGMLQuantizationType[type])
-    except (KeyError, NotImplementedError):
-        raise UnsupportedModel(
-            f"tensor type {type} needs a newer gguf package: pip install --upgrade gguf"
-        ) from None
+        out[...] = expand_foreign(type, blocks.ravel().view(np.uint8)).reshape(out.shape)
 
 
 def _decode(type, blocks):

@@ -8,6 +8,7 @@ from itertools import dropwhile
 import numpy as np
 
 from .errors import ModelFileError, UnsupportedModel
+from .formats.mistaken import why_unread
 from .linear import Held, Job, Matrix, fill_jobs
 from .loader import GGUF, Tensor
 from .quants import SUPPORTED, dequantize
@@ -164,6 +165,6 @@ class Tensors:
         if unused:
             more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
             raise ModelFileError(
-                f"{self.file.path}: nothing in this architecture reads tensor {', '.join(map(repr, unused[:3]))}{more};"
-                " the text would be wrong without it"
+                f"{self.file.path}: nothing in this architecture reads tensor"
+                f" {', '.join(map(repr, unused[:3]))}{more}{why_unread(unused)}"
             )

@@ -11,7 +11,7 @@ def run(work: Callable[[], int | None]) -> NoReturn:
     """Do the work and end the process: with the status that it returns (None is 0), 1 for an error, 130 for
     Ctrl-C.
     """
-    sys.exit(status_of(work, lambda text: print(text, file=sys.stderr, flush=True)))
+    sys.exit(status_of(work))
 
 
 def refuse(message) -> NoReturn:

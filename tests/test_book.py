@@ -15,7 +15,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "llmcore"
 ORDER = [
     *("errors", "threads", "metadata"),
-    *("formats/mistaken", "formats/cursor", "formats", "formats/simple", "formats/k", "formats/other"),
+    *("formats/mistaken", "formats/cursor", "formats/foreign", "formats", "formats/simple", "formats/k", "formats/other"),
     *("loader", "quants"),
     *("tokenizers", "tokenizers/splits", "tokenizers/vocabulary", "tokenizers/bytepairs"),
     *("tokenizers/sentencepiece", "tokenizers/streaming", "tokenizers/special", "tokenizer"),
@@ -56,17 +56,18 @@ ORDER = [
     *("speed/batching", "chat/template", "chat/prompt"),
     *("chat/literals", "chat/tools", "chat/arguments", "chat/calls", "chat/tags", "chat/formats"),
     *("chat/reasoning", "chat/answer", "chat", "llm"),
-    *("chat/session", "cli/options", "cli/report", "cli/command", "cli/inspect", "cli/hub", "cli/get"),
+    *("chat/session", "cli/interrupt", "cli/options", "cli/report", "cli/command", "cli/inspect", "cli/hub", "cli/get"),
     *("cli/batch", "cli/chat", "chat/__main__", "generate", "__main__"),
 ]
 WINGS = {"speed", "chat", "cli", "glass", "serve"}
-DOORS = {"llm": {"speed", "chat"}, "generate": {"cli", "chat"}}  # which wings they import
+# Which wings they import; __main__ only what ends a command that is still being imported.
+DOORS = {"llm": {"speed", "chat"}, "generate": {"cli", "chat"}, "__main__": {"cli"}}
 # room -> what it imports when it is needed: they say how to install it, or do without
 OPTIONAL = {"chat/template": {"jinja2"}, "cli/hub": {"huggingface_hub"}, "speed/machine": {"threadpoolctl"}}
 CORE = {"numpy", "gguf", "sentencepiece", "tqdm"}
 # What is imported only once it is needed, against the order: a command, and the kinds that a folder chooses
 # from.
-LATER = {("loader", "cli/inspect"), ("cli/command", "cli/get"), ("cli/options", "cli/batch")}
+LATER = {("loader", "cli/inspect"), ("loader", "cli/interrupt"), ("cli/command", "cli/get"), ("cli/options", "cli/batch")}
 LATER |= {("ffn", f"ffn/{kind}") for kind in ("experts", "beside", "per_layer")}
 BOOK_LINES = 2700
 
@@ -161,9 +162,10 @@ def test_a_plain_run_loads_the_book_and_what_its_doors_need(llama_path):
         "speed/machine.py",
         "cli/__init__.py",
     }
-    assert wings <= allowed | {"cli/options.py", "cli/command.py", "cli/report.py"}
+    assert wings <= allowed | {"cli/interrupt.py", "cli/options.py", "cli/command.py", "cli/report.py"}
     assert {name for name in names if "/" in name} - wings == {
-        *("formats/__init__.py", "formats/cursor.py", "tokenizers/__init__.py", "tokenizers/vocabulary.py"),
+        *("formats/__init__.py", "formats/cursor.py", "formats/mistaken.py", "formats/foreign.py"),
+        *("tokenizers/__init__.py", "tokenizers/vocabulary.py"),
         "tokenizers/streaming.py",
         "tokenizers/special.py",
         *("tokenizers/sentencepiece.py", "mixers/__init__.py", "mixers/rope.py"),

@@ -68,10 +68,11 @@ def test_a_wrong_shape_is_told_with_both(changed):
     assert "'blk.1.ffn_up.weight' has shape (95, 64); the metadata asks for (96, 64)" in message
 
 
-def test_a_vocabulary_of_another_size_is_refused(changed):
+def test_an_embedding_of_another_size_than_the_vocabulary_is_refused(changed):
     tensors = {"token_embd.weight": np.ones((300, 64)), "output.weight": np.ones((300, 64))}
-    message = refusal(changed(keys={"llama.vocab_size": 300}, tensors=tensors))
-    assert "the tokenizer has 288 tokens, but the model 300" in message
+    with pytest.warns(UserWarning, match="vocab_size is 300, but there are 288 tokens; taken as 288"):
+        message = refusal(changed(keys={"llama.vocab_size": 300}, tensors=tensors))
+    assert "tensor 'token_embd.weight' has shape (300, 64); the metadata asks for (288, 64)" in message
 
 
 def test_a_type_that_cannot_be_expanded_is_named_before_anything_is_read(llama_path, tmp_path):

@@ -1,7 +1,9 @@
 """`python -m llmcore.chat`: a conversation in the terminal."""
 
 import sys
+from importlib import import_module
 
-from ..cli.chat import main
+from ..cli.interrupt import leave_at_once
 
-sys.exit(main())
+leave_at_once()
+sys.exit(import_module("..cli.chat", __package__).main())

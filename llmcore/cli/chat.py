@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,10 @@ from ..chat.session import Dropped, Session, Text, turns
 from ..errors import ContextOverflow
 from ..sampling import Sampling
 from ..tokenizers.streaming import CONTEXT_FULL
-from .command import Say, command_line, on_one_line, open_model
-from .options import add_options
+from .command import Say, command_line, dimmed, note, open_model, sentence
+from .options import Parser, add_options
 from .report import timings
 
-DIM, PLAIN = "\033[2m", "\033[0m"
 STOP, DROP = "stop", "drop-oldest"  # what to do when the context is full
 INTERRUPTED = "interrupted"
 
@@ -232,15 +232,15 @@ def run(args: argparse.Namespace, sampling: Sampling, say: Say) -> int:
     llm, load_seconds = open_model(args, say)
     seed = secrets.randbits(32) if args.seed is None else args.seed
 
-    def dimmed(text, dim=True):
-        return f"{DIM}{text}{PLAIN}" if terminal and dim and text else text
+    def write(piece, is_reasoning):
+        print(dimmed(piece) if terminal and is_reasoning else piece, end="", flush=True)
 
     chat = Terminal(
         Session(llm, sampling, args.max_tokens, args.draft, args.stop),
         np.random.default_rng(seed),
         args.context_policy,
-        say=lambda text: say(dimmed(text)),
-        write=lambda piece, is_reasoning: print(dimmed(piece, is_reasoning), end="", flush=True),
+        say=partial(say, dim=terminal),
+        write=write,
         ask=lambda problem: (
             terminal and input(f"{problem}. Drop the oldest turns? [y/N] ").lower() in ("y", "yes")
         ),
@@ -260,7 +260,7 @@ def run(args: argparse.Namespace, sampling: Sampling, say: Say) -> int:
         except (ValueError, OSError) as error:
             if not terminal:
                 raise
-            print(f"error: {on_one_line(str(error))}", file=sys.stderr)
+            note(f"error: {sentence(error)}")
         except KeyboardInterrupt:
             if not terminal:
                 raise
@@ -269,7 +269,7 @@ def run(args: argparse.Namespace, sampling: Sampling, say: Say) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser("python -m llmcore.chat", description="Talk with a GGUF model.")
+    parser = Parser("python -m llmcore.chat", description="Talk with a GGUF model.")
     add_options(parser)
     what = "when the context is full: end (on a terminal: ask), or drop the oldest turns (%(default)s)"
     parser.add_argument("--context-policy", choices=(STOP, DROP), default=STOP, help=what)

@@ -1,74 +1,152 @@
 """How a command runs: parse, open the model, work, and turn what goes wrong into one line and an exit status."""
 
 import argparse
+import errno
+import io
 import os
 import re
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from ..llm import LLM, load
 from ..speed.machine import restart_with_threads
 from ..tokenizers.streaming import stop_strings
+from .interrupt import handle_again
 from .options import sampling_of
 
 MODELS = Path("models")
-Say = Callable[[str], None]  # writes a line to standard error, unless the command is to be quiet
+# What lies beside models: a projector of images, statistics of activations.
+NO_MODEL = re.compile(r"(?<![^\W_])(mmproj|imatrix)(?![^\W_])", re.I)
+Say = Callable[..., None]  # `note`, which writes a line to standard error, unless the command is to be quiet
+
+# Control characters, line ends, and marks that change the direction of what follows.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+class Notes(io.FileIO):
+    """Standard error, which never fails: a note that nobody can read must not cost the text."""
+
+    def write(self, data) -> int:
+        """As many bytes as there are, written or not."""
+        with suppress(OSError):
+            return super().write(data)
+        return len(data)
 
 
 def open_standard_streams() -> None:
-    """Standard streams as every command needs them: there, and in UTF-8.
+    """Standard streams as every command needs them: there, in UTF-8, and with one purpose each.
 
-    A stream that the caller has closed is None to Python, and its number would go to the next file that is
-    opened.
+    A stream that the caller has closed is None to Python, and its number would go to the next file that is opened. In
+    its place comes one from which nothing can be read, or to which nothing can be written: a text for a closed standard
+    output is an error, since it is lost.
     """
     for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
-        stream = getattr(sys, name)
-        if stream is None:
-            nowhere = os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDONLY if number == 1 else os.O_RDWR)
             if nowhere != number:
                 os.dup2(nowhere, number)
                 os.close(nowhere)
-            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))
-        elif hasattr(stream, "reconfigure"):  # a test's stand-in for a stream has none
-            stream.reconfigure(
-                encoding="utf-8", errors={"stdin": "replace", "stderr": "backslashreplace"}.get(name)
-            )
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 (it stays open)
+    for name, errors in (("stdin", "replace"), ("stdout", None), ("stderr", "backslashreplace")):
+        stream = getattr(sys, name)
+        if hasattr(stream, "reconfigure"):  # a test's stand-in for a stream has none
+            stream.reconfigure(encoding="utf-8", errors=errors)
+    if sys.stderr is sys.__stderr__ or sys.__stderr__ is None:
+        raw = io.BufferedWriter(Notes(2, "wb", closefd=False))
+        sys.stderr = io.TextIOWrapper(raw, "utf-8", "backslashreplace", line_buffering=True)
 
 
 def command_line(parser: argparse.ArgumentParser, run, argv=None, check=lambda args: None) -> int:
     """Parse, `check(args)`, `run(args, sampling, say)`; returns the exit status."""
-    args = parser.parse_args(argv)
-    try:
-        check(args)
-        sampling = sampling_of(args)
-        stop_strings(args.stop)
-    except ValueError as error:
-        parser.error(str(error))
-    if args.threads is not None:
-        restart_with_threads(args.threads)
-    say = (lambda text: None) if args.quiet else (lambda text: print(text, file=sys.stderr, flush=True))
-    return status_of(lambda: run(args, sampling, say), say)
+
+    def work():
+        args = parser.parse_args(argv)
+        for name in ("prompt", "system", "stop"):
+            for text in [*filter(None, args.stop)] if name == "stop" else [getattr(args, name, None)]:
+                if text is not None:
+                    decoded(f"--{name}", os.fsencode(text))
+        try:
+            check(args)
+            sampling = sampling_of(args)
+            stop_strings(args.stop)
+        except ValueError as error:
+            parser.error(on_one_line(str(error)))
+        if args.threads is not None:
+            restart_with_threads(args.threads)
+        if args.quiet:
+            warnings.showwarning = lambda *_: None
+        return run(args, sampling, (lambda *_, **__: None) if args.quiet else note)
+
+    return status_of(work)
 
 
-def status_of(work: Callable[[], int], say: Say = print) -> int:
+def note(text: str, dim: bool = False) -> None:
+    """Write a line to standard error. What it quotes may come from a stranger, so it is one line of plain text."""
+    text = on_one_line(text)
+    print(dimmed(text) if dim else text, file=sys.stderr, flush=True)
+
+
+def dimmed(text: str) -> str:
+    """The text as a terminal shows it dimmed."""
+    return f"\033[2m{text}\033[0m" if text else text
+
+
+def status_of(work: Callable[[], int]) -> int:
     """The exit status of `work()`; what goes wrong is one line on standard error: what, where and what to do."""
     open_standard_streams()
-    warnings.showwarning = lambda message, *_: say(f"warning: {message}")
+    warnings.showwarning = lambda message, *_: note(f"warning: {message}")
+    is_main = threading.current_thread() is threading.main_thread()  # only that one may say what Ctrl-C does
+    before = signal.signal(signal.SIGINT, signal.default_int_handler) if is_main else None
     try:
-        status = work()
-        sys.stdout.flush()
-        return status
+        return _finished(work)
     except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return 0
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
-        print(f"error: {on_one_line(str(error) or 'not enough memory')}", file=sys.stderr)
+        note(f"error: {sentence(error)}")
+        _forget_output()
         return 1
+    finally:
+        if before is not None:
+            handle_again(before)
+
+
+def _forget_output():
+    """What standard output does not take, although it was told once, is not told again when Python ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _finished(work):
+    """The status of the work; what it printed is out, or an error, also where it ends itself as --help does."""
+    try:
+        status = work()
+    except SystemExit:
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+    return status
+
+
+def sentence(error: Exception) -> str:
+    """What an error says, or what it should have said."""
+    if isinstance(error, MemoryError):
+        return str(error) or "not enough memory"
+    if str(error) == "can't start new thread":
+        return "this process may start no more threads (see ulimit -u, or the limits of the container)"
+    if isinstance(error, OSError) and error.errno == errno.EBADF:
+        return "standard output is closed, so the text is lost; send it to a file or to /dev/null"
+    return str(error) or type(error).__name__
 
 
 def on_one_line(text: str) -> str:
@@ -77,7 +155,7 @@ def on_one_line(text: str) -> str:
     >>> on_one_line("red \\x1b[31m, new\\nline")
     'red \\\\x1b[31m, new\\\\nline'
     """
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", lambda match: repr(match[0])[1:-1], text)
+    return CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def open_model(args: argparse.Namespace, say: Say) -> tuple[LLM, float]:
@@ -95,6 +173,8 @@ def find_model(name: str | None, say: Say, quiet: bool = False) -> str | Path:
     """The path of a model by its path, its name, or none: then the one model in models/."""
     if name is None:
         return the_one_model()
+    if "://" in name:
+        return name  # `load` says what to do with an address
     if name.startswith("hf:") or (not os.path.exists(name) and re.fullmatch(r"\w+", name)):
         from .get import get  # here, because a file needs no network
 
@@ -110,7 +190,7 @@ def the_one_model() -> Path:
         path
         for path in paths
         if not (part.fullmatch(path.stem) and "-00001-of-" not in path.stem)
-        and not path.name.startswith("mmproj")
+        and not NO_MODEL.search(path.name)
     )
     if len(found) == 1:
         return found[0]

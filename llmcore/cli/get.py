@@ -6,7 +6,6 @@ repository on the Hugging Face hub, hf:ORG/REPO/FILE.gguf or :TYPE gets one. A f
 whole, its checksum right.
 """
 
-import argparse
 import hashlib
 import importlib.util
 import os
@@ -20,7 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from . import command, hub
+from . import command, hub, options
 
 
 @dataclass(frozen=True)
@@ -155,14 +154,20 @@ def fetch_from_hub(text: str, say) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser("python -m llmcore get", description="Fetch a model into models/.")
+    parser = options.Parser("python -m llmcore get", description="Fetch a model into models/.")
     parser.add_argument("model", nargs="?", default="smollm2", help=f"which one: {NAMES} (%(default)s)")
-    model = parser.parse_args(argv).model
-    if model not in CATALOGUE and not model.startswith(hub.HUB):
-        parser.error(f"there is no model {model!r}; there are {NAMES}")
+
+    def say(text):
+        print(command.on_one_line(text))
 
     def work():
-        fetch_from_hub(model, print) if model.startswith(hub.HUB) else fetch(CATALOGUE[model], print)
+        model = parser.parse_args(argv).model
+        if model.startswith(hub.HUB):
+            fetch_from_hub(model, say)
+        elif model in CATALOGUE:
+            fetch(CATALOGUE[model], say)
+        else:
+            parser.error(command.on_one_line(f"there is no model {model!r}; there are {NAMES}"))
         return 0
 
     return command.status_of(work)

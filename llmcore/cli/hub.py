@@ -19,6 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..errors import HubError
+from .command import NO_MODEL
 
 HUB = "hf:"  # what its names begin with
 DEFAULT = "Q4_K_M"  # the type that is taken where a name leaves it open, as llama.cpp does
@@ -30,7 +31,6 @@ PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 TYPE = re.compile(
     r"(?<![^\W_])(BF16|F16|F32|MXFP4|NVFP4|TQ\d_\d|I?Q\d(?:_(?:\d|K|NL|XXS|XS|S|M|L|XL))+)(?![^\W_])", re.I
 )
-NO_MODEL = re.compile(r"(?:.*/)?(?:mmproj|imatrix)[^/]*")  # a projector of images, statistics of activations
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def choose(name: Name, models: dict[str, list[str]]) -> list[str]:
     if name.file is not None:
         return [first for first, parts in models.items() if name.file in parts]
     typed = re.compile(rf"(?<![^\W_]){re.escape(name.type or DEFAULT)}(?!\w)[^/]*", re.I)
-    able = [first for first in models if not NO_MODEL.fullmatch(first)]
+    able = [first for first in models if not NO_MODEL.search(first.rpartition("/")[2])]
     found = [first for first in able if typed.search(first.rpartition("/")[2])]
     return found if found or name.type is not None else able
 

@@ -2,7 +2,6 @@
 totals.
 """
 
-import argparse
 import itertools
 import math
 import sys
@@ -12,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..loader import GGUF, Tensor, read_gguf
-from .command import status_of
+from .command import on_one_line, status_of
+from .options import Parser
 
 
 def describe(gguf: GGUF, width: int = 100) -> Iterator[str]:
@@ -21,7 +21,7 @@ def describe(gguf: GGUF, width: int = 100) -> Iterator[str]:
     paths = dict.fromkeys([gguf.path, *(tensor.path for tensor in tensors)])
     size = sum(path.stat().st_size for path in paths)
     endian = {"<": "little", ">": "big"}[gguf.byte_order]
-    yield f"{gguf.path.name}: GGUF version {gguf.version}, {endian} endian, {_size(size)}, aligned to {gguf.alignment}"
+    yield f"{on_one_line(gguf.path.name)}: GGUF version {gguf.version}, {endian} endian, {_size(size)}, aligned to {gguf.alignment}"
 
     yield f"\nHEAD: {len(gguf.metadata)} keys"
     rows = _table(((_cut(key, 48), type_) for key, type_ in gguf.types.items()), "<<")
@@ -29,7 +29,7 @@ def describe(gguf: GGUF, width: int = 100) -> Iterator[str]:
         yield f"{row}  {_show(value, width - len(row) - 2, gguf.types[key])}"
 
     for path, part in itertools.groupby(tensors, key=lambda tensor: tensor.path):
-        yield "\nBODY" + (f" in {path.name}" if len(paths) > 1 else "")
+        yield "\nBODY" + (f" in {on_one_line(path.name)}" if len(paths) > 1 else "")
         yield from _table(_body_rows(part, size), "<<<>>>")
     if tensors:
         yield f"\nTOTAL: {len(tensors)} tensors"
@@ -84,16 +84,15 @@ def _size(n_bytes: int) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Print what is in a model file; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "python -m llmcore inspect", description="Print what is in a model file."
     )
     parser.add_argument("file", help="a GGUF file; of a split model, the first")
-    file = parser.parse_args(argv).file
 
     def work():
-        sys.stdout.reconfigure(
-            errors="backslashreplace"
-        )  # the terminal may lack some characters of the vocabulary
+        file = parser.parse_args(argv).file
+        if hasattr(sys.stdout, "reconfigure"):  # the terminal may lack some characters of the vocabulary
+            sys.stdout.reconfigure(errors="backslashreplace")
         for line in describe(read_gguf(file)):
             print(line)
         return 0

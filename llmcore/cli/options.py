@@ -1,12 +1,20 @@
 """What every command that runs a model can be told: a row an option."""
 
 import argparse
+import sys
 from dataclasses import fields
 
 from ..sampling import Sampling
 from ..speed.holding import WEIGHTS
 
 DEFAULTS = {field.name: field.default for field in fields(Sampling)}
+
+
+class Parser(argparse.ArgumentParser):
+    """Reads a command line. What it prints is written or an error; argparse's own takes a full disk for success."""
+
+    def _print_message(self, message, file=None):
+        print(message, end="", file=file or sys.stderr, flush=True)
 
 
 def count(least: int):
@@ -96,7 +104,7 @@ def check_generate(args: argparse.Namespace) -> None:
 
 def generate_parser() -> argparse.ArgumentParser:
     """What `generate` can be told."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "python -m llmcore.generate", description="Continue a text with a GGUF model."
     )
     prompt = parser.add_mutually_exclusive_group(required=True)
