@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from command_line import run
 from gguf_file import write
-from llmcore.vocabulary import UNUSED
 
-from llmcore.tokenizer import BYTE, BYTE_CHARS, BYTE_TEXTS, CONTROL, NORMAL, UNKNOWN, USER_DEFINED
+from llmcore.tokenizers.bytepairs import BYTE_CHARS
+from llmcore.tokenizers.vocabulary import BYTE, BYTE_TEXTS, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 
 # name -> package, and tokenizer.ggml.pre, which is None for SentencePiece
 NPM = {

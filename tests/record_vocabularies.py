@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts"), str(ROOT / "tests")]
 import vocabulary  # noqa: E402
 from gguf_file import write  # noqa: E402
-from llmcore.splits import SPLITS  # noqa: E402
+
+from llmcore.tokenizers.splits import SPLITS  # noqa: E402
 
 DATA = ROOT / "tests" / "data"
 TEXTS = json.loads((DATA / "texts.json").read_text(encoding="utf-8"))

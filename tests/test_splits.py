@@ -8,12 +8,13 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from llmcore.splits import SPLITS, split_words
 from record_vocabularies import CHARS, DATA, PAIRS, TEXTS, checksums
 
 from llmcore.families import ARCHITECTURES
 from llmcore.loader import read_gguf
-from llmcore.tokenizer import Tokenizer, merge_pairs
+from llmcore.tokenizer import Tokenizer
+from llmcore.tokenizers.bytepairs import merge_pairs
+from llmcore.tokenizers.splits import SPLITS, split_words
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 SUMS = json.loads((DATA / "splits.json").read_text())
@@ -196,6 +197,7 @@ CARRIES = {
     "granitehybrid": "dbrx",
     "command-r": "command-r",
     "cohere2": "command-r tiny_aya",
+    "stablelm": "stablelm2 olmo",
     "starcoder2": "starcoder",
     "smollm3": "llama-bpe",
     "gpt-oss": "gpt-4o",
