@@ -20,7 +20,7 @@ ORDER = [
     *("tokenizers/sentencepiece", "tokenizers/streaming", "tokenizer"),
     *("ops", "linear", "mixers", "mixers/rope", "cache"),
     *("mixers/keys", "mixers/attend", "mixers/attention", "mixers/latent", "mixers/conv", "mixers/shortconv"),
-    *("mixers/mamba", "mixers/mamba2", "mixers/side_by_side", "mixers/delta_rule", "mixers/deltanet", "mixers/kda"),
+    *("mixers/mamba", "mixers/duality", "mixers/mamba2", "mixers/side_by_side", "mixers/delta_rule", "mixers/deltanet", "mixers/kda"),
     *("mixers/rwkv7",),
     *("ffn/dense", "ffn", "ffn/experts", "families", "config", "tensors", "weights", "model"),
     *("sampling", "writing"),
