@@ -2,15 +2,15 @@
 
     S_t = e^(a_t) S_(t-1) + x_t B_t^T        y_t = S_t C_t        a = D A, and x is the input times D
 
-for each head. Unrolled, y_t is a sum over all tokens up to t, of what they have written, as far as it is left:
+for each head. Unrolled, y_t is a sum over all tokens up to t of what they have written and is still there:
 
     y_t = sum over s <= t of  e^(a_(s+1) + ... + a_t) (C_t . B_s) x_s
 
 That is attention with queries C, keys B and values x. With running sums of a the weights are one matrix,
-L * (C B^T) with L_ts = e^(sum_t - sum_s), so a few products do for many tokens what the recurrence does one by
-one. But the matrix grows with T^2. So a prompt goes in chunks: the matrix within a chunk, and for all before it
-the state at its start, faded by e^(sum_t) when token t reads it. L's last row says what is left of each token
-at the chunk's end, where the next one starts. Dao & Gu 2024, arXiv:2405.21060.
+L * (C B^T) with L_ts = e^(sum_t - sum_s), so a few products do for many tokens what the recurrence does for
+one. But the matrix grows with T^2. So a prompt goes in chunks: the matrix within a chunk, and for what came
+before it the state at its start, faded by e^(sum_t) when token t reads it. L's last row says what is left of
+each token at the chunk's end, where the next one starts. Dao & Gu 2024, arXiv:2405.21060.
 
 Shape key: T new tokens, Q of a chunk, H heads of width P, N state width, G groups of J = H/G heads that share
 B and C, F = J P.
@@ -24,8 +24,8 @@ CHUNK = 64  # tokens of a matrix: more cost more products within, fewer cost mor
 def scan(x_THP, dt_TH, b_TGN, c_TGN, a_H, s_HPN):
     """y (T, H, P) of T tokens, and the state after them: by the recurrence for one token, by chunks for more.
 
-    x and a are without their step, dt. Three tokens write 1, 2 and 4 at the same place and read there, and half of
-    the past fades at each:
+    x and a are without their step, dt. Three tokens write 1, 2 and 4 at the same place and read there, and
+    half of the past fades at each:
     >>> x, one = np.float32([1, 2, 4]).reshape(3, 1, 1), np.ones((3, 1, 1), np.float32)
     >>> y, s = scan(x, one[:, 0], one, one, np.log(np.float32([0.5])), np.zeros((1, 1, 1), np.float32))
     >>> y.ravel().tolist(), s.ravel().tolist()
@@ -43,7 +43,7 @@ def scan(x_THP, dt_TH, b_TGN, c_TGN, a_H, s_HPN):
 
 
 def scan_token(x_HP, a_H, b_GN, c_GN, s_HPN):
-    """The recurrence of one token: y (H, P) and the next state. Heads h = g J ... g J + J - 1 share B and C of g."""
+    """The recurrence: y (H, P) of one token and the next state. Heads g J ... g J + J - 1 are group g."""
     H, P, N = s_HPN.shape
     G = len(b_GN)
     s_GFN = (np.exp(a_H)[:, None, None] * s_HPN).reshape(G, -1, N)

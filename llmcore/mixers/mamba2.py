@@ -3,13 +3,13 @@
     S_t = e^(D_t A) S_(t-1) + D_t x_t B_t^T              y_t = S_t C_t + d x_t
 
 for each head: x_t is written, at B_t, and C_t is where to read. The step D_t = softplus(dt_t + bias) says how
-much of the past fades (A < 0) and how strongly x_t is written. Dao & Gu 2024, arXiv:2405.21060; duality.py has
-the two ways to compute it.
+much of the past fades (A < 0) and how strongly x_t is written. Dao & Gu 2024, arXiv:2405.21060; duality.py
+has the two ways to compute it.
 
 First x, B and C pass a convolution over the last W tokens; at last y is gated by z and normed. Cached: S and
 the last W - 1 rows before the convolution, 4 (H P N + (W - 1) C) bytes a layer and nothing a token.
 
-Shape key: T new tokens, D model width, H heads of width P, U = H P, N state width, G groups of heads that share
+Shape key: T new tokens, D model width, H heads of width P, U = H P, N state width, G groups of heads with one
 B and C, W width of the convolution, C = U + 2 G N numbers that pass through it.
 """
 
