@@ -13,52 +13,23 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "llmcore"
-ORDER = [
-    *("errors", "threads", "metadata"),
-    *("formats/mistaken", "formats/cursor", "formats/foreign", "formats", "formats/simple", "formats/k", "formats/other"),
-    *("loader", "quants"),
-    *("tokenizers", "tokenizers/splits", "tokenizers/vocabulary", "tokenizers/bytepairs"),
-    *("tokenizers/sentencepiece", "tokenizers/streaming", "tokenizers/special", "tokenizer"),
-    *("ops", "linear", "mixers", "mixers/rope", "mixers/state", "cache"),
-    *(
-        "mixers/keys",
-        "mixers/heads",
-        "mixers/attend",
-        "mixers/attention",
-        "mixers/latent",
-        "mixers/conv",
-        "mixers/shortconv",
-    ),
-    *(
-        "mixers/mamba",
-        "mixers/mamba2",
-        "mixers/side_by_side",
-        "mixers/delta_rule",
-        "mixers/deltanet",
-        "mixers/kda",
-    ),
-    *("mixers/rwkv7",),
-    *(
-        "ffn/activations",
-        "ffn/dense",
-        "ffn",
-        "ffn/experts",
-        "ffn/beside",
-        "ffn/per_layer",
-        "families",
-        "config",
-        "tensors",
-        "weights",
-        "model",
-    ),
-    *("sampling", "writing"),
-    *("speed/machine", "speed/mapped", "speed/int8", "speed/holding", "speed/filling", "speed/drafting"),
-    *("speed/batching", "chat/template", "chat/prompt"),
-    *("chat/literals", "chat/tools", "chat/arguments", "chat/calls", "chat/tags", "chat/formats"),
-    *("chat/reasoning", "chat/answer", "chat", "llm"),
-    *("chat/session", "cli/interrupt", "cli/options", "cli/report", "cli/command", "cli/inspect", "cli/hub", "cli/get"),
-    *("cli/batch", "cli/chat", "chat/__main__", "generate", "__main__"),
-]
+ORDER = """
+    errors threads metadata
+    formats/mistaken formats/cursor formats/foreign formats formats/simple formats/k formats/other loader quants
+    tokenizers tokenizers/splits tokenizers/vocabulary tokenizers/bytepairs tokenizers/sentencepiece
+    tokenizers/streaming tokenizers/special tokenizer
+    ops linear mixers mixers/rope mixers/state cache
+    mixers/keys mixers/heads mixers/attend mixers/attention mixers/latent
+    mixers/conv mixers/shortconv mixers/delta_rule mixers/deltanet mixers/kda
+    mixers/duality mixers/mamba mixers/mamba2 mixers/side_by_side mixers/rwkv7
+    ffn/activations ffn/dense ffn ffn/experts ffn/beside ffn/per_layer
+    families config tensors weights model sampling writing
+    speed/machine speed/mapped speed/int8 speed/holding speed/filling speed/drafting speed/batching
+    chat/template chat/prompt chat/literals chat/tools chat/arguments chat/calls chat/tags chat/formats
+    chat/reasoning chat/answer chat llm chat/session
+    cli/interrupt cli/options cli/report cli/command cli/inspect cli/hub cli/get cli/batch cli/chat
+    chat/__main__ generate __main__
+""".split()  # noqa: SIM905
 WINGS = {"speed", "chat", "cli", "glass", "serve"}
 # Which wings they import; __main__ only what ends a command that is still being imported.
 DOORS = {"llm": {"speed", "chat"}, "generate": {"cli", "chat"}, "__main__": {"cli"}}

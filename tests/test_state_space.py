@@ -194,6 +194,22 @@ def test_places_that_were_asked_for_are_kept(name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_a_place_that_was_given_up_is_forgotten(name):
+    """The state after 20 tokens of one text is not that after 20 tokens of another."""
+    llm, cache, other = model(name), model(name).empty_cache(), LONG[100:140]
+    for stop in (10, 20, 25):
+        logits_of(llm, SHORT[cache.length : stop], cache)
+        cache.keep()
+    assert cache.truncate(10) == 10
+    text = np.concatenate([SHORT[:10], other])
+    logits_of(llm, text[10:25], cache)
+    logits_of(llm, text[25:30], cache)
+    reached = cache.truncate(20)
+    assert reached == 10
+    assert_close(logits_of(llm, text[reached:], cache), llm.logits(text)[reached:])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_an_exception_in_any_layer_leaves_the_cache_as_it_was(name, monkeypatch):
     llm, real, whole = model(name), llmcore.model.add, model(name).logits(SHORT)
     for n in range(2 * len(llm.config.layers)):
@@ -248,6 +264,13 @@ def test_what_the_cache_costs():
     for size in (1, 500):
         logits_of(mamba, LONG[:size], cache)
         assert cache.nbytes == 2 * 4 * 64 * (8 + 3)
+    for name in FAMILIES:
+        cache = model(name).empty_cache()
+        logits_of(model(name), LONG[:500], cache)
+        states = [array for layer in cache.layers for array in layer.arrays]
+        assert all(
+            array.base is None or array.base.nbytes == array.nbytes for array in states
+        )  # no larger one
 
 
 # What a file says must show in the logits, or be refused.
