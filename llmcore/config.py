@@ -69,6 +69,10 @@ def read_config(metadata: dict, path) -> Config:
         raise ModelFileError(
             f"{path}: the metadata has no general.architecture, so this file holds no language model"
         )
+    if "clip.has_vision_encoder" in metadata or "clip.has_audio_encoder" in metadata:
+        raise UnsupportedModel(
+            f"{path}: encodes images or sound for a language model, which is a file of its own; we read text alone"
+        )
     if name not in ARCHITECTURES:
         raise UnsupportedModel(
             f"{path}: architecture {name!r} is not supported; we have {', '.join(ARCHITECTURES)}"

@@ -796,9 +796,9 @@ FAMILIES = {
     ),
     "minimax-m2": Family(
         "minimax-m2",
-        NORMS | ATTENTION | ROW_NORMS | ROUTER | EXPERTS | {"exp_probs_b.bias": "E"},
-        RMS | HEAD_KEYS | MOE_KEYS | EXPERT_WIDTH | {"expert_gating_func": 2},
-        {**ROPE, **MOE, "head_width": 16, "rope_dims": 8},
+        NORMS | ATTENTION | ROW_NORMS | ROUTER | FFN_EXPERTS | {"exp_probs_b.bias": "E"},
+        RMS | HEAD_KEYS | MOE_KEYS | {"expert_gating_func": 2, "expert_feed_forward_length": "F"},
+        {**ROPE, "experts": 4, "experts_used": 2, "head_width": 16, "rope_dims": 8},
     ),
     "dots1": Family(
         "dots1",
@@ -872,7 +872,7 @@ FAMILIES = {
     ),
     "gptneox": Family(
         "gptneox",
-        NORMS | NORM_BIASES | NEOX,
+        NORMS | NORM_BIASES | FUSED_QKV | FUSED_QKV_BIAS | OUTPUT | OUTPUT_BIAS | PLAIN | PLAIN_BIASES,
         LAYER_NORM | {"use_parallel_residual": True},
         {**ROPE, "kv_heads": None, "rope_dims": 4},
         model={"output_norm.bias": "D"},
