@@ -31,7 +31,7 @@ ORDER = [
     *("cli/batch", "cli/chat", "chat/__main__", "generate", "__main__"),
 ]
 WINGS = {"speed", "chat", "cli", "glass", "serve"}
-DOORS = {"llm": {"speed", "chat"}, "generate": {"cli", "chat"}}  # which wings they import
+DOORS = {"llm": {"speed", "chat"}, "generate": {"cli", "chat"}, "__main__": {"cli"}}  # which wings they import
 # room -> what it imports when it is needed: they say how to install it, or do without
 OPTIONAL = {"chat/template": {"jinja2"}, "cli/hub": {"huggingface_hub"}, "speed/machine": {"threadpoolctl"}}
 CORE = {"numpy", "gguf", "sentencepiece", "tqdm"}
