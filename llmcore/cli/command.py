@@ -5,9 +5,7 @@ import errno
 import io
 import os
 import re
-import signal
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -17,7 +15,7 @@ from pathlib import Path
 from ..llm import LLM, load
 from ..speed.machine import restart_with_threads
 from ..tokenizers.streaming import stop_strings
-from .interrupt import handle_again
+from .interrupt import handle_again, raise_interrupts
 from .options import sampling_of
 
 MODELS = Path("models")
@@ -101,8 +99,7 @@ def status_of(work: Callable[[], int]) -> int:
     """The exit status of `work()`; what goes wrong is one line on standard error: what, where and what to do."""
     open_standard_streams()
     warnings.showwarning = lambda message, *_: note(f"warning: {message}")
-    is_main = threading.current_thread() is threading.main_thread()  # only that one may say what Ctrl-C does
-    before = signal.signal(signal.SIGINT, signal.default_int_handler) if is_main else None
+    before, interrupts = raise_interrupts()
     try:
         return _finished(work)
     except BrokenPipeError:  # the reader of our output has seen enough
@@ -111,12 +108,13 @@ def status_of(work: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
+        if interrupts:
+            return 130
         note(f"error: {sentence(error)}")
         _forget_output()
         return 1
     finally:
-        if before is not None:
-            handle_again(before)
+        handle_again(before)
 
 
 def _forget_output():

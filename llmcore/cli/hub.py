@@ -8,6 +8,7 @@ the checksum that the hub states. Until then it is called FILE.gguf.CHECKSUM.par
 """
 
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -19,9 +20,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..errors import HubError
-from .command import NO_MODEL
+from ..formats.mistaken import is_text
+from .command import NO_MODEL, on_one_line
 
 HUB = "hf:"  # what its names begin with
+PIECE = 1 << 16  # bytes that are written at a time
 DEFAULT = "Q4_K_M"  # the type that is taken where a name leaves it open, as llama.cpp does
 NAME = re.compile(
     r"hf:(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:/(?P<file>[^@]+\.gguf)|:(?P<type>[\w-]+))?(?:@(?P<revision>.+))?",
@@ -208,8 +211,12 @@ def fetch_file(name: Name, file: RemoteFile, folder: Path, progress: bool) -> No
     with only_process(part):
         if is_right(target, file, progress):
             return
+        begun = part.exists()
         try:
             download(name, file, part, progress)
+            if begun and not is_right(part, file, progress):  # what an earlier run left was wrong
+                part.unlink()
+                download(name, file, part, progress)
         finally:
             if part.exists() and part.stat().st_size == 0:
                 part.unlink()
@@ -236,11 +243,14 @@ def only_process(part: Path) -> Iterator[None]:
 
 
 def download(name: Name, file: RemoteFile, part: Path, progress: bool) -> None:
-    """Append to `part` what it lacks.
+    """Append to `part` what it lacks, as long as more comes each time the line is cut.
 
-    By http_get, since hf_hub_download throws away what it has when it is interrupted (huggingface_hub 2).
+    By http_get, since hf_hub_download throws away what it has when it is interrupted (huggingface_hub 2). A part that
+    cannot be the beginning of the file, since it is longer or a web page, is thrown away first.
     """
-    with plain_errors(name), open(part, "ab") as out:
+    if part.exists() and (part.stat().st_size > file.size or is_text(part.read_bytes()[:64])):
+        part.unlink()
+    with plain_errors(name), Part(part, "ab") as out:
         from huggingface_hub import constants, hf_hub_url
         from huggingface_hub.file_download import http_get
         from huggingface_hub.utils import build_hf_headers, disable_progress_bars
@@ -252,8 +262,42 @@ def download(name: Name, file: RemoteFile, part: Path, progress: bool) -> None:
         if not progress:
             disable_progress_bars()
         url = hf_hub_url(name.repo, file.path, revision=file.commit, endpoint=constants.ENDPOINT)
-        how = {"headers": build_hf_headers(), "expected_size": file.size, "displayed_filename": file.path}
-        http_get(url, out, resume_size=out.tell(), **how)
+        options = {"headers": build_hf_headers(), "displayed_filename": on_one_line(file.path)}
+        # A piece that was not complete when the line was cut is lost, so pieces are to be small.
+        before, constants.DOWNLOAD_CHUNK_SIZE = constants.DOWNLOAD_CHUNK_SIZE, PIECE
+        try:
+            while (size := out.tell()) < file.size:
+                try:
+                    http_get(url, out, resume_size=size, expected_size=file.size, **options)
+                except OSError as error:
+                    if error.errno is not None or not size < out.tell() < file.size:
+                        raise
+        finally:
+            constants.DOWNLOAD_CHUNK_SIZE = before
+
+
+class Part(io.FileIO):
+    """A file that is only ever added to. A web page in place of the bytes to come is refused, and costs none it has."""
+
+    anew = False  # whether what comes next is the beginning of the whole file
+
+    def truncate(self, size=None) -> int:
+        """To begin anew, once the beginning is there."""
+        self.anew = True
+        return 0
+
+    def write(self, data) -> int:
+        """Add the bytes, all of them."""
+        if (self.anew or self.tell() == 0) and is_text(bytes(data[:64])):
+            text = bytes(data[:60]).decode("utf-8", "replace")
+            raise HubError(f"a text came in place of the file, from the hub or a proxy before it: {text!r}; try again")
+        if self.anew:
+            super().truncate(0)
+            self.anew = False
+        done = 0
+        while done < len(data):
+            done += super().write(data[done:])
+        return done
 
 
 def is_right(path: Path, file: RemoteFile, progress: bool) -> bool:
@@ -271,7 +315,7 @@ def is_right(path: Path, file: RemoteFile, progress: bool) -> bool:
         "leave": False,
         "disable": None if progress else True,
     }
-    with open(path, "rb") as data, tqdm(desc=f"checking {path.name[:40]}", **how) as bar:
+    with open(path, "rb") as data, tqdm(desc=f"checking {on_one_line(path.name[:40])}", **how) as bar:
         while block := data.read(1 << 20):
             digest.update(block)
             bar.update(len(block))
@@ -284,7 +328,7 @@ def plain_errors(name: Name) -> Iterator[None]:
     library.
     """
     try:
-        from huggingface_hub import errors
+        from huggingface_hub import constants, errors
         from huggingface_hub.utils import logging
     except ImportError:
         raise ImportError('hf: names need huggingface_hub; get it with: pip install "llmcore[hub]"') from None
@@ -295,6 +339,14 @@ def plain_errors(name: Name) -> Iterator[None]:
         raise HubError(explain(error, name)) from None
     except errors.HFValidationError:
         raise HubError(f"{name.repo!r} cannot be the name of a repository") from None
+    except HubError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError):  # what it should have answered is JSON
+        hub = constants.ENDPOINT
+        raise HubError(
+            f"{hub} answered with something that no hub says about {name.repo}: is a proxy or a login page in between,"
+            " is HF_ENDPOINT right?"
+        ) from None
     except OSError as error:
         if error.errno is not None:  # the disk's
             raise

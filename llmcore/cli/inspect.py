@@ -21,7 +21,8 @@ def describe(gguf: GGUF, width: int = 100) -> Iterator[str]:
     paths = dict.fromkeys([gguf.path, *(tensor.path for tensor in tensors)])
     size = sum(path.stat().st_size for path in paths)
     endian = {"<": "little", ">": "big"}[gguf.byte_order]
-    yield f"{on_one_line(gguf.path.name)}: GGUF version {gguf.version}, {endian} endian, {_size(size)}, aligned to {gguf.alignment}"
+    name = on_one_line(gguf.path.name)
+    yield f"{name}: GGUF version {gguf.version}, {endian} endian, {_size(size)}, aligned to {gguf.alignment}"
 
     yield f"\nHEAD: {len(gguf.metadata)} keys"
     rows = _table(((_cut(key, 48), type_) for key, type_ in gguf.types.items()), "<<")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 
 
 def leave_at_once() -> None:
@@ -10,9 +11,25 @@ def leave_at_once() -> None:
         signal.signal(signal.SIGINT, _leave)
 
 
+def raise_interrupts() -> tuple[object, list]:
+    """From now on Ctrl-C raises KeyboardInterrupt; what it did before, and a list that gets an item each time.
+
+    The list tells of the interrupts that end as another error: a library that is being imported turns them into its own.
+    """
+    interrupts: list[bool] = []
+
+    def on_interrupt(*_):
+        interrupts.append(True)
+        raise KeyboardInterrupt
+
+    is_main = threading.current_thread() is threading.main_thread()  # only that one may say what Ctrl-C does
+    return (signal.signal(signal.SIGINT, on_interrupt) if is_main else None), interrupts
+
+
 def handle_again(before) -> None:
     """Once a command has run, Ctrl-C does what it did before; where the process ends now, it lets it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN if before is _leave else before)
+    if before is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN if before is _leave else before)
 
 
 def _leave(*_):

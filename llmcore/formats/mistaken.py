@@ -46,20 +46,22 @@ def format_of(start: bytes) -> str:
         return f"it is a web page, {shown}; download the file itself, not the page that shows it"
     if start.startswith(POINTER):
         return f"it is text, {shown}, a Git LFS pointer in the file's place; get the file with `git lfs pull`"
-    if _is_text(start):
+    if is_text(start):
         return f"it is text, {shown}; was a web page or a Git LFS pointer saved in its place?"
     return f"it begins with the bytes {start[:4].hex(' ')}"
 
 
-def _is_text(start):
+def is_text(start: bytes) -> bool:
     """Whether bytes are text in UTF-8, the last character of which may be cut."""
+    if PAGE.match(start):
+        return True
     try:
         text = start.decode("utf-8")
     except UnicodeDecodeError as error:
         if len(start) - error.start > 3 or error.reason != "unexpected end of data":
             return False
         text = start[: error.start].decode("utf-8")
-    return all(letter.isprintable() or letter in "\t\r\n\ufeff" for letter in text)
+    return text != "" and all(letter.isprintable() or letter in "\t\r\n\ufeff" for letter in text)
 
 
 def cut_short(path: Path) -> str:
