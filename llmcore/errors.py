@@ -12,7 +12,7 @@ class ModelFileError(ValueError):
 
 
 class UnsupportedModel(ModelFileError):
-    """The file is sound, but its architecture, tokenizer or tensor type is one we lack; the message lists ours."""
+    """The file is sound, but of an architecture, tokenizer or tensor type that we lack; it lists ours."""
 
 
 class ContextOverflow(ValueError):
@@ -24,7 +24,8 @@ class HubError(ValueError):
 
 
 def whole(name: str, value: Any, least: int = 1) -> int:
-    """A count that a caller gave, as an int of Python. Raises ValueError if it is not a whole number of at least `least`.
+    """A count that a caller gave, as an int of Python. Raises ValueError if it is not a whole number of at
+    least `least`.
 
     >>> whole("max_tokens", 2.5)
     Traceback (most recent call last):

@@ -10,9 +10,10 @@ A GGUF file is an archive of two parts. HEAD says what the model is; BODY is a l
 
     string = length: u64, that many bytes of UTF-8         array = item type: u32, count: u64, the items
 
-A tensor is a grid of weights with up to four dimensions, stored row by row. A row is cut into blocks: one float for F32,
-or 256 weights squeezed into 144 bytes for Q4_K (quants.py unpacks them). A large model may be split into files
-NAME-00001-of-00003.gguf and so on, each a GGUF file of its own; the first one holds the metadata.
+A tensor is a grid of weights with up to four dimensions, stored row by row. A row is cut into blocks: one
+float for F32, or 256 weights squeezed into 144 bytes for Q4_K (quants.py unpacks them). A large model may be
+split into files NAME-00001-of-00003.gguf and so on, each a GGUF file of its own; the first one holds the
+metadata.
 
 Source: the GGUF specification, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 `python -m llmcore.loader FILE` prints what is in a file.
@@ -33,7 +34,8 @@ from .errors import ModelFileError, UnsupportedModel
 from .formats.cursor import Cursor
 from .metadata import Keys
 
-# Type of a tensor: id -> (name, weights in a block, bytes in a block). Missing ids were withdrawn from the format.
+# Type of a tensor: id -> (name, weights in a block, bytes in a block). Missing ids were withdrawn from the
+# format.
 TENSOR_TYPES = {
     0: ("F32", 1, 4),         1: ("F16", 1, 2),         30: ("BF16", 1, 2),       28: ("F64", 1, 8),
     24: ("I8", 1, 1),         25: ("I16", 1, 2),        26: ("I32", 1, 4),        27: ("I64", 1, 8),
@@ -46,15 +48,8 @@ TENSOR_TYPES = {
     40: ("NVFP4", 64, 36),    41: ("Q1_0", 128, 18),
 }  # fmt: skip
 
-KEY_BYTES, TENSOR_BYTES = 14, 25  # the fewest that a key with its value, and a tensor's line in HEAD, can take
-
-OTHER_FORMATS = {  # how files begin that are opened by mistake
-    b"PK\x03\x04": "a zip archive (a PyTorch checkpoint?)",
-    b"\x1f\x8b": "compressed with gzip",
-    b"lmgg": "a GGML file, which is older than GGUF",
-    b"fmgg": "a GGMF file, which is older than GGUF",
-    b"tjgg": "a GGJT file, which is older than GGUF",
-}
+# The fewest that a key with its value, and a tensor's line in HEAD, can take
+KEY_BYTES, TENSOR_BYTES = 14, 25
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -91,7 +86,7 @@ class Tensor:
 
 @dataclass(frozen=True, eq=False)
 class GGUF:
-    """A model file, read. Metadata values are int, float, bool, str, list[str], NumPy arrays, or lists of arrays."""
+    """A model file, read. Metadata are int, float, bool, str, list[str], arrays, or lists of arrays."""
 
     path: Path
     version: int
@@ -103,7 +98,8 @@ class GGUF:
 
 
 def give_back(data: np.ndarray) -> None:
-    """Take a part of a tensor's `data` off our account: the system maps its pages anew if they are read again.
+    """Take a part of a tensor's `data` off our account: the system maps its pages anew if they are read
+    again.
 
     Pages of a mapped file count as memory of the process that has read them, though the system may drop them.
     """
@@ -120,9 +116,9 @@ def give_back(data: np.ndarray) -> None:
 def read_gguf(path: str | os.PathLike) -> GGUF:
     """Open a GGUF file, or all parts of a split one, given the first.
 
-    The map of a file lives as long as a view of one of its tensors: a file that another process cuts short meanwhile
-    ends this process with SIGBUS. Raises ModelFileError for whatever is wrong with the file, and UnsupportedModel for a
-    tensor type that we have never heard of.
+    The map of a file lives as long as a view of one of its tensors: a file that another process cuts short
+    meanwhile ends this process with SIGBUS. Raises ModelFileError for whatever is wrong with the file, and
+    UnsupportedModel for a tensor type that we have never heard of.
     """
     first = _read_file(Path(path))
     if "split.count" not in first.metadata:
@@ -203,7 +199,9 @@ def _read_version(cursor: Cursor) -> int:
     cursor.reading = "the header"
     start = cursor.map[:64]
     if not b"GGUF".startswith(start[:4]):
-        raise ModelFileError(f"{cursor.path}: not a GGUF file: {_what_else(start)}")
+        from .formats.mistaken import what_else  # here, because a GGUF file needs no guess
+
+        raise ModelFileError(f"{cursor.path}: not a GGUF file: {what_else(start)}")
     cursor.advance(4)
     version = cursor.number("I")
     if version & 0xFFFF == 0:  # a small number read the wrong way round
@@ -214,18 +212,6 @@ def _read_version(cursor: Cursor) -> int:
         advice = "update llmcore" if version > 3 else "convert the model again with a newer llama.cpp"
         raise ModelFileError(f"{cursor.path}: GGUF version {version}, but we read versions 2 and 3; {advice}")
     return version
-
-
-def _what_else(start: bytes) -> str:
-    """Guess from its first bytes what a file is."""
-    for magic, description in OTHER_FORMATS.items():
-        if start.startswith(magic):
-            return f"it is {description}"
-    if start[8:10] == b'{"':
-        return "it looks like safetensors; convert it with convert_hf_to_gguf.py of llama.cpp"
-    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start):
-        return f"it is text, {start[:40].decode()!r}; was a web page or a Git LFS pointer saved in its place?"
-    return f"it begins with the bytes {start[:4].hex(' ')}"
 
 
 def _read_tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Logits -> one token id: a pipeline of pure filters, then a draw.
 
-The candidates are a pair of arrays, ids and logits, that each filter shortens. The order is llama.cpp's: repeat
-penalty, top-k, top-p, min-p, temperature, draw.
+The candidates are a pair of arrays, ids and logits, that each filter shortens. The order is llama.cpp's:
+repeat penalty, top-k, top-p, min-p, temperature, draw.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class Sampling:
 def sample(
     logits_V: np.ndarray, recent_ids: Sequence[int], sampling: Sampling, rng: np.random.Generator
 ) -> int:
-    """Choose the next token from its logits (V,); `recent_ids` are the tokens before it, for the repeat penalty."""
+    """Choose the next token from its logits (V,); `recent_ids` are those before it, for the penalty."""
     if sampling.repeat_penalty != 1:
         logits_V = penalize_repeats(logits_V, recent_ids[-REPEAT_WINDOW:], sampling.repeat_penalty)
     if sampling.temperature <= 0:
@@ -51,15 +51,15 @@ def sample(
     ids, logits = keep_top_k(np.arange(len(logits_V)), logits_V, sampling.top_k)
     ids, logits = keep_top_p(ids, logits, sampling.top_p)
     ids, logits = keep_min_p(ids, logits, sampling.min_p)
-    # In the order of ids: of logits that differ by rounding alone either may be the larger, and the draw must not care.
+    # In the order of ids: of logits that differ by rounding alone either may be the larger, and the draw must
+    # not care.
     order = np.argsort(ids)
     ids, logits = ids[order], logits[order]
     return int(rng.choice(ids, p=softmax(logits.astype(np.float64) / sampling.temperature)))
 
 
 def penalize_repeats(logits_V, ids, penalty):
-    """Make each token that is in `ids` less likely: a positive logit is divided by the penalty, a negative one
-    multiplied. Keskar et al. 2019, arXiv:1909.05858."""
+    """Divide the logits of these tokens by the penalty, or multiply if negative. arXiv:1909.05858."""
     logits_V = logits_V.copy()
     seen = np.unique(np.asarray(ids, dtype=np.int64))
     logits_V[seen] = np.where(logits_V[seen] > 0, logits_V[seen] / penalty, logits_V[seen] * penalty)
@@ -76,7 +76,7 @@ def keep_top_k(ids, logits, k):
 
 
 def keep_top_p(ids, logits, p):
-    """Of candidates sorted by logit, the fewest whose probabilities reach p. Holtzman et al. 2019, arXiv:1904.09751."""
+    """Of candidates sorted by logit, the fewest whose probabilities reach p. arXiv:1904.09751."""
     if p >= 1:
         return ids, logits
     reached = np.cumsum(softmax(logits.astype(np.float64))) >= p
@@ -85,7 +85,7 @@ def keep_top_p(ids, logits, p):
 
 
 def keep_min_p(ids, logits, p):
-    """The candidates at least p times as likely as the most likely one: logit >= max + ln p. arXiv:2407.01082."""
+    """Candidates at least p times as likely as the likeliest: logit >= max + ln p. arXiv:2407.01082."""
     if p <= 0:
         return ids, logits
     likely = logits >= logits.max() + np.log(p)

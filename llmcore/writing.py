@@ -13,7 +13,8 @@ from .sampling import Sampling, sample
 from .tokenizers.streaming import CONTEXT_FULL, END_OF_TEXT, MAX_TOKENS, Token
 from .weights import Weights
 
-# A guesser gets the ids so far and how many tokens it may guess at most; it returns its guess at the next ones.
+# A guesser gets the ids so far and how many tokens it may guess at most; it returns its guess at the next
+# ones.
 Guesser = Callable[[Sequence[int], int], list[int]]
 
 
@@ -71,9 +72,10 @@ def write(
 ) -> Iterator[Token]:
     """Write the text of `writer` to its end; yields each token as it is chosen.
 
-    Every pass reads what the cache lacks (first the prompt, then one token a pass) and a guess at what comes next. The
-    logits after each token that was read choose the token that follows, as long as that is the one guessed. A guess
-    that was wrong is forgotten. Where one was right the cache is ahead of the text: who uses it again truncates it.
+    Every pass reads what the cache lacks (first the prompt, then one token a pass) and a guess at what comes
+    next. The logits after each token that was read choose the token that follows, as long as that is the one
+    guessed. A guess that was wrong is forgotten. Where one was right the cache is ahead of the text: who uses
+    it again truncates it.
     """
     ids, draft = writer.ids, []
     while True:
@@ -89,4 +91,5 @@ def write(
                 return
             if token.id != guess:
                 break
-        draft = guesser(ids, min(writer.n_left, CHUNK) - 1)
+        caught_up = cache.length == len(ids) - 1  # else the next pass is for what a recurrent layer forgot
+        draft = guesser(ids, min(writer.n_left, CHUNK) - 1) if caught_up else []

@@ -11,8 +11,8 @@ from record_state_space import IDS, POSITIONS, RECORD, VARIANTS
 from rewrite import rewrite
 
 import llmcore
-from llmcore.cache import MARKS
 from llmcore.loader import read_gguf
+from llmcore.mixers.state import MARKS
 from llmcore.model import forward, prefill, unembed
 from llmcore.quants import dequantize
 from llmcore.sampling import Sampling

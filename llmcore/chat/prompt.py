@@ -9,10 +9,11 @@ from .template import render_template
 
 
 def encode_chat(tokenizer, messages: list[dict], *, add_generation_prompt: bool = True) -> list[int]:
-    """The ids of a conversation, ready for the model's answer: the template's control tokens, the messages' plain text.
+    """The ids of a conversation, ready for the model's answer: the template's control tokens, the messages'
+    plain text.
 
-    One BOS, whether the template writes it or the tokenizer adds it. Raises what `render_template` raises, ValueError
-    also for a model without a template, or one whose template has no place for a system message.
+    One BOS, whether the template writes it or the tokenizer adds it. Raises what `render_template` raises,
+    ValueError also for a model without a template, or one whose template has no place for a system message.
     """
     if tokenizer.chat_template is None:
         raise ValueError(
@@ -33,10 +34,12 @@ def encode_chat(tokenizer, messages: list[dict], *, add_generation_prompt: bool 
 
 
 def _disarm(messages, tokenizer):
-    """The messages without the text of any control token, and the table that `str.translate` takes the changes back by.
+    """The messages without the text of any control token, and the table that `str.translate` takes the
+    changes back by.
 
-    Where such a text begins, its first character gets a stand-in: a lone surrogate, which no text has (those of the
-    messages become U+FFFD, as in encode). So the template sees all else as it is, and may trim, split and compare it.
+    Where such a text begins, its first character gets a stand-in: a lone surrogate, which no text has (those
+    of the messages become U+FFFD, as in encode). So the template sees all else as it is, and may trim, split
+    and compare it.
     """
     heads = tokenizer.special.heads.items()
     stand_ins = {}

@@ -1,7 +1,8 @@
-"""A conversation without a screen: messages in, events out. A terminal, a server or a test is one reader of it.
+"""A conversation without a screen: messages in, events out. A terminal, a server or a test is one reader of
+it.
 
-Each answer is one prompt, the whole conversation so far. The cache of the answer before holds nearly all of it already,
-so only what is new is processed.
+Each answer is one prompt, the whole conversation so far. The cache of the answer before holds nearly all of
+it already, so only what is new is processed.
 """
 
 import time
@@ -67,10 +68,12 @@ class Session:
     def answer(
         self, *, seed: int | None = None, drop_oldest: bool = False
     ) -> Iterator[Text | Dropped | Done]:
-        """Have the last message answered; the answer is appended to the messages, whole or as far as it was read.
+        """Have the last message answered; the answer is appended to the messages, whole or as far as it was
+        read.
 
-        Whoever closes the iterator stops the answer. Raises ContextOverflow if the conversation does not fit and its
-        oldest turns shall not be dropped, and what `encode_chat` raises; then the messages stay as they were.
+        Whoever closes the iterator stops the answer. Raises ContextOverflow if the conversation does not fit
+        and its oldest turns shall not be dropped, and what `encode_chat` raises; then the messages stay as
+        they were.
         """
         prompt_ids, n_dropped = self._fit(drop_oldest)
         if n_dropped:
@@ -137,9 +140,11 @@ class Session:
         return ids, n_dropped
 
     def _as_written(self, ids: list[int]) -> list[int]:
-        """The same text in the tokens of the last prompt and answer as far as these spell it, control tokens aside.
+        """The same text in the tokens of the last prompt and answer as far as these spell it, control tokens
+        aside.
 
-        A model may write "Hello" as He, llo; read anew, in the one token Hello, the text would not match the cache.
+        A model may write "Hello" as He, llo; read anew, in the one token Hello, the text would not match the
+        cache.
         """
         bytes_of, known, spelled, n = self.llm.tokenizer.token_bytes, self._ids, list(ids), 0
         while (n := n + n_equal(known[n:], spelled[n:])) < min(len(known), len(spelled)):

@@ -1,7 +1,7 @@
 """A conversation in the terminal: `python -m llmcore.chat --model M`.
 
-Answers go to standard output, all else to standard error. Without a terminal each line of standard input is a turn, and
-the first error ends the conversation with exit status 1.
+Answers go to standard output, all else to standard error. Without a terminal each line of standard input is a
+turn, and the first error ends the conversation with exit status 1.
 """
 
 import argparse

@@ -21,7 +21,8 @@ Say = Callable[[str], None]  # writes a line to standard error, unless the comma
 def open_standard_streams() -> None:
     """Standard streams as every command needs them: there, and in UTF-8.
 
-    A stream that the caller has closed is None to Python, and its number would go to the next file that is opened.
+    A stream that the caller has closed is None to Python, and its number would go to the next file that is
+    opened.
     """
     for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
         stream = getattr(sys, name)
@@ -80,7 +81,9 @@ def on_one_line(text: str) -> str:
 
 
 def open_model(args: argparse.Namespace, say: Say) -> tuple[LLM, float]:
-    """The model that was asked for, fetched if it has a name and is not here, and the seconds it took to load."""
+    """The model that was asked for, fetched if it has a name and is not here, and the seconds it took to
+    load.
+    """
     path = find_model(args.model, say, args.quiet)
     begin = time.perf_counter()
     options = {"weights": args.weights, "context_length": args.context, "threads": args.threads}

@@ -1,9 +1,10 @@
 """A model's name on the Hugging Face hub -> its file: hf:ORG/REPO/FILE.gguf is models/hf/ORG/REPO/FILE.gguf.
 
-What is missing is fetched, what is there is used without asking anyone. The `huggingface_hub` library talks to the hub
-and heeds HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT. Two things it leaves
-to us: a download goes on where the run before it was cut, and each file is compared with the checksum that the hub
-states. Until then it is called FILE.gguf.CHECKSUM.part, so a file that ends in .gguf is whole and right.
+What is missing is fetched, what is there is used without asking anyone. The `huggingface_hub` library talks
+to the hub and heeds HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT.
+Two things it leaves to us: a download goes on where the run before it was cut, and each file is compared with
+the checksum that the hub states. Until then it is called FILE.gguf.CHECKSUM.part, so a file that ends in
+.gguf is whole and right.
 """
 
 import hashlib
@@ -34,7 +35,9 @@ NO_MODEL = re.compile(r"(?:.*/)?(?:mmproj|imatrix)[^/]*")  # a projector of imag
 
 @dataclass(frozen=True)
 class Name:
-    """What a user may call a model on the hub: hf:ORG/REPO, and perhaps /FILE.gguf or :TYPE, and perhaps @REVISION."""
+    """What a user may call a model on the hub: hf:ORG/REPO, and perhaps /FILE.gguf or :TYPE, and perhaps
+    @REVISION.
+    """
 
     repo: str
     file: str | None = None
@@ -81,7 +84,9 @@ def model_file(text: str, models: Path, say: Callable[[str], None], progress: bo
 
 
 def fetch(name: Name, models: Path, say: Callable[[str], None], progress: bool = True) -> Path:
-    """Bring the model's file, or all its parts, into the folder; what is there and right is kept. The (first) file."""
+    """Bring the model's file, or all its parts, into the folder; what is there and right is kept. The (first)
+    file.
+    """
     files = remote_files(name)
     first = the_one(name, files)
     folder = name.folder(models)
@@ -133,7 +138,9 @@ def group(paths: Iterable[str]) -> dict[str, list[str]]:
 
 
 def choose(name: Name, models: dict[str, list[str]]) -> list[str]:
-    """The models that a name may mean: of the file, of the type, else of the default type if there is one, else all."""
+    """The models that a name may mean: of the file, of the type, else of the default type if there is one,
+    else all.
+    """
     if name.file is not None:
         return [first for first, parts in models.items() if name.file in parts]
     typed = re.compile(rf"(?<![^\W_]){re.escape(name.type or DEFAULT)}(?!\w)[^/]*", re.I)
@@ -273,7 +280,9 @@ def is_right(path: Path, file: RemoteFile, progress: bool) -> bool:
 
 @contextmanager
 def plain_errors(name: Name) -> Iterator[None]:
-    """Turns the library's errors into a HubError that says in one line what to do; ImportError without the library."""
+    """Turns the library's errors into a HubError that says in one line what to do; ImportError without the
+    library.
+    """
     try:
         from huggingface_hub import errors
         from huggingface_hub.utils import logging

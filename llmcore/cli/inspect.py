@@ -1,4 +1,6 @@
-"""What is in a model file, for people: `python -m llmcore.loader FILE` prints its HEAD, its BODY and the totals."""
+"""What is in a model file, for people: `python -m llmcore.loader FILE` prints its HEAD, its BODY and the
+totals.
+"""
 
 import argparse
 import itertools
@@ -58,7 +60,9 @@ def _table(rows: Iterator[tuple[str, ...]], alignments: str) -> Iterator[str]:
 
 
 def _show(value: Any, width: int, type_: str = "") -> str:
-    """A metadata value on one line, cut to the width; strings are quoted, so that control characters are escaped."""
+    """A metadata value on one line, cut to the width; strings are quoted, so that control characters are
+    escaped.
+    """
     if isinstance(value, str):
         return _cut(repr(value[:width]), width)
     if isinstance(value, list | np.ndarray):

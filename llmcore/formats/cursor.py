@@ -25,8 +25,9 @@ ARRAY_BYTES = 12  # the fewest that an array inside an array can take
 class Cursor:
     """A place in a mapped file, which moves on as values are read.
 
-    The numbers in a file are not to be trusted: `require` compares each count and length with the bytes that are
-    left before anything of that size is made. Python's integers are exact, so a product cannot wrap around.
+    The numbers in a file are not to be trusted: `require` compares each count and length with the bytes that
+    are left before anything of that size is made. Python's integers are exact, so a product cannot wrap
+    around.
     """
 
     def __init__(self, path: Path, file: mmap.mmap):
@@ -102,7 +103,9 @@ class Cursor:
         return (values[0] if kind == STRING else values.item()), name
 
     def array(self, depth: int = 1) -> tuple[Any, str]:
-        """Read an array, `depth` deep in others: its item type, its count, its items; returns it and its type."""
+        """Read an array, `depth` deep in others: its item type, its count, its items; returns it and its
+        type.
+        """
         if depth > MAX_NESTING:
             raise self.error(f"has arrays nested more than {MAX_NESTING} deep")
         kind, count = self.number("I"), self.number("Q")

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..cache import State, Step
 from ..linear import Matrix, linear
-from ..ops import layer_norm, relu_squared, sigmoid
+from ..ops import layer_norm, sigmoid
 from .keys import read_norm_eps
 
 PRODUCTS = ("receptance", "key", "value", "output")
@@ -96,7 +96,7 @@ def run(x_TD: np.ndarray, w: Weights, plan: Rwkv7, step: Step, i: int) -> np.nda
     y_TD, tables = time_mix(h_TD, w, plan, step, i)
     f_TD = layer_norm(x_TD + y_TD, *w.norms[1], plan.eps)
     k_TD = f_TD + look_back(f_TD, step, i, half=1) * w.channel_lerp
-    y_TD += linear(relu_squared(linear(k_TD, w.channel_key)), w.channel_value)
+    y_TD += linear(np.square(np.maximum(linear(k_TD, w.channel_key), 0)), w.channel_value)
     for (rows, cache), s_HKK in zip(step.texts, tables, strict=True):
         cache.layers[i].replace(s_HKK, np.stack([h_TD[rows.stop - 1], f_TD[rows.stop - 1]]))
     return y_TD

@@ -1,7 +1,7 @@
 """Matrices as the integers of their blocks, a byte each, and their scales: 1.1 to 1.25 bytes a weight.
 
-Shape key: T new tokens, I in, C outputs of a tile. Blocks of a quantized matrix: B along the input, each of K groups of
-U weights that share a scale; G = B K.
+Shape key: T new tokens, I in, C outputs of a tile. Blocks of a quantized matrix: B along the input, each of K
+groups of U weights that share a scale; G = B K.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from ..formats import Scales
 from ..linear import TILE, Job, cut
 from ..loader import Tensor
 from ..quants import FORMATS, unpack
-from ..threads import scratch
 from . import mapped
+from .mapped import scratch
 
 TILE_OUTPUTS = 512  # at least, in a tile: shorter inner loops would cost more to start than to run
 TURNED = 256  # inputs of a tile that are transposed at a time
@@ -24,7 +24,9 @@ CACHE_LINE = 64  # bytes
 
 @dataclass(frozen=True)
 class Tile:
-    """Some outputs of a matrix as integers: weight = q * scale (+ offset). Transposed: outputs lie side by side."""
+    """Some outputs of a matrix as integers: weight = q * scale (+ offset). Transposed: outputs lie side by
+    side.
+    """
 
     q_GUC: np.ndarray  # int8
     scale: Scales  # units (B, 1, C), steps (B, K, C)
@@ -33,9 +35,9 @@ class Tile:
     def multiply_into(self, x_TI, y_TC):
         """y = x W^T; the integers become floats in the cache, some groups at a time.
 
-        With w = q s + o in each group, y = sum over groups of s (x . q) + o (sum of x): for one row the integers need
-        not be multiplied by their scales one by one, which takes half as long. For more rows one large product is
-        faster.
+        With w = q s + o in each group, y = sum over groups of s (x . q) + o (sum of x): for one row the
+        integers need not be multiplied by their scales one by one, which takes half as long. For more rows
+        one large product is faster.
         """
         T, (G, U, C) = len(x_TI), self.q_GUC.shape
         scale_GC = self.scale.product().reshape(G, C)
@@ -70,7 +72,8 @@ def bytes_for(tensor: Tensor) -> int:
 
 
 def empty(tensors: list[Tensor]) -> tuple[mapped.Pieces, list[Job]]:
-    """Room for matrices (out, in) of the file, the outputs of one after those of the other, and jobs to fill it.
+    """Room for matrices (out, in) of the file, the outputs of one after those of the other, and jobs to fill
+    it.
 
     What has no integers (floats, and the formats that the gguf package expands) is mapped.
     """
@@ -105,7 +108,8 @@ def _fill_tile(tile, rows):
     q_CBKU, *scales = unpack(rows.data, rows.type, rows.byte_order)
     w_IC = tile.q_GUC.reshape(-1, tile.q_GUC.shape[2])
     n_in, C = w_IC.shape
-    # Without a gap between rows a column of them would fall on few sets of the cache, and transposing take 6 times as long.
+    # Without a gap between rows a column of them would fall on few sets of the cache, and transposing take 6
+    # times as long.
     q_CI = np.empty((C, n_in + CACHE_LINE), np.int8)[:, :n_in]
     q_CI[...] = q_CBKU.reshape(C, n_in)
     for i in range(0, n_in, TURNED):

@@ -3,7 +3,9 @@
 Shape key: T new tokens, I in, O out, C outputs of a piece.
 """
 
+import threading
 from dataclasses import dataclass
+from math import prod
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +13,7 @@ import numpy as np
 from ..linear import Job, cut, multiply
 from ..loader import Tensor
 from ..quants import dequantize
-from ..threads import each, scratch
+from ..threads import each
 
 
 class Piece(Protocol):
@@ -81,3 +83,14 @@ def side_by_side(matrices: list[tuple[int, list]]) -> Pieces:
         pieces += [(slice(start + part.start, start + part.stop), piece) for part, piece in found]
         start += n_out
     return Pieces(start, pieces)
+
+
+_SCRATCH = threading.local()
+
+
+def scratch(*shape: int) -> np.ndarray:
+    """Memory of this thread to expand a tile in. New memory each time would be as slow to get as to fill."""
+    size = prod(shape)
+    if getattr(_SCRATCH, "size", 0) < size:
+        _SCRATCH.size, _SCRATCH.array = size, np.empty(size, np.float32)
+    return _SCRATCH.array[:size].reshape(shape)
