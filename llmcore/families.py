@@ -96,8 +96,8 @@ ARCHITECTURES = {
     "qwen3": replace(_QWEN, qk_norm="head"),
     "qwen3moe": replace(_QWEN, qk_norm="head"),
     "qwen2vl": _QWEN,  # of these three the half that reads text
-    "qwen3vl": replace(_QWEN, qk_norm="head"),
-    "qwen3vlmoe": replace(_QWEN, qk_norm="head"),
+    "qwen3vl": replace(_QWEN, qk_norm="head", rope_sections=True),
+    "qwen3vlmoe": replace(_QWEN, qk_norm="head", rope_sections=True),
     "qwen35": replace(_QWEN_NEXT, rope_sections=True),
     "qwen35moe": replace(_QWEN_NEXT, rope_sections=True),
     "qwen3next": replace(_QWEN_NEXT, grouped_values=True),

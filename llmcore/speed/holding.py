@@ -17,8 +17,8 @@ WAYS = {
 }  # fastest first
 WEIGHTS = ("auto", *WAYS)  # what a user may ask for; auto takes the first that fits
 RESERVE = 1 << 30  # bytes that "auto" leaves free for the cache and for reading prompts
-# No `Matrix`, so they are expanded however the rest is held: what latent attention multiplies by head by head,
-# and the small tensors of recurrent layers that have two dimensions.
+# No `Matrix`, so they are expanded however the rest is held: what latent attention multiplies by head by
+# head, and the small tensors of recurrent layers that have two dimensions.
 EXPANDED = r"blk\.\d+\.(attn_(k|v|kv)_b\.weight|ssm_conv1d\.weight|ssm_norm\.weight|ssm_[ad]|.*_lerp_.*)"
 
 
