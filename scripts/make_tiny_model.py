@@ -457,7 +457,7 @@ def _exaone4_keys(o):
 def _mistral3_keys(o):
     """Queries that grow with their position, and YaRN's numbers."""
     keys = RMS | HEAD_KEYS | {"rope.dimension_count": "H"}
-    yarn = {"rope.scaling.yarn_beta_fast": 3.0, "rope.scaling.yarn_beta_slow": 0.1}
+    yarn = {"rope.scaling.yarn_beta_fast": 1.2, "rope.scaling.yarn_beta_slow": 0.12}
     keys |= yarn | {"rope.scaling.yarn_log_multiplier": 1.0} if o.rope_scaling == "yarn" else {}
     return keys | ({"attention.temperature_scale": 0.3} if o.temperature else {})
 
@@ -741,7 +741,7 @@ FAMILIES = {
             "head_width": 16,
             "rope_scaling": "yarn",
             "rope_factor": 8.0,
-            "rope_context": 8,
+            "rope_context": 32,
             "temperature": True,
         },
     ),

@@ -28,19 +28,34 @@ VARIANTS = {
     "qwen3vlmoe": ("qwen3vlmoe", {"experts": 12, "experts_used": 5}),
     "mistral3": ("mistral3", {}),
     "mistral3-plain": ("mistral3", {"rope_scaling": None, "temperature": False, "tied": True}),
-    "mistral3-rising": ("mistral3", {"rope_scaling": None, "set": {"rope.scaling.original_context_length": 5}}),
+    "mistral3-rising": (
+        "mistral3",
+        {"rope_scaling": None, "set": {"rope.scaling.original_context_length": 5}},
+    ),
     "mistral3-multiplier": ("mistral3", {**YARN, "set": {"rope.scaling.yarn_log_multiplier": 0.5}}),
     "gemma4": ("gemma4", {"shared_layers": 2}),
-    "gemma4-every-2": ("gemma4", {"full_every": 2, "layers": 7, "shared_layers": 3, "window": 3, "kv_heads": 4}),
+    "gemma4-every-2": (
+        "gemma4",
+        {"full_every": 2, "layers": 7, "shared_layers": 3, "window": 3, "kv_heads": 4},
+    ),
     "gemma4-keys-as-values": ("gemma4", {"keys_as_values": True, "layers": 6}),
     "gemma4-ple": ("gemma4", {**PLE, "set": {"feed_forward_length": [32] * 6}}),
-    "gemma4-ple-odd": ("gemma4", {"per_layer": 5, "width": 36, "heads": 6, "kv_heads": 2, "shared_layers": 2}),
+    "gemma4-ple-odd": (
+        "gemma4",
+        {"per_layer": 5, "width": 36, "heads": 6, "kv_heads": 2, "shared_layers": 2},
+    ),
     "gemma4-moe": ("gemma4", {"experts": 6, "experts_used": 3, "expert_ff": 12}),
     "gemma4-moe-ple": ("gemma4", {**PLE, "experts": 4, "keys_as_values": True}),
-    "gemma4-Q4_K": ("gemma4", {"type": "Q4_K", **BLOCKS_OF_256, "kv_heads": 2, "per_layer": 256, "shared_layers": 2}),
+    "gemma4-Q4_K": (
+        "gemma4",
+        {"type": "Q4_K", **BLOCKS_OF_256, "kv_heads": 2, "per_layer": 256, "shared_layers": 2},
+    ),
     "glm4": ("glm4", {"rope_dims": 4, "kv_heads": 1, "layers": 3}),
     "glm4-sections": ("glm4", {"set": {"rope.dimension_sections": [2, 1, 1, 0]}}),
-    "glm4moe": ("glm4moe", {"experts": 8, "experts_used": 3, "shared_experts": 2, "dense_layers": 2, "layers": 4}),
+    "glm4moe": (
+        "glm4moe",
+        {"experts": 8, "experts_used": 3, "shared_experts": 2, "dense_layers": 2, "layers": 4},
+    ),
     "seed_oss": ("seed_oss", {"heads": 2, "tied": True}),
     "granitemoe": ("granitemoe", {"experts": 8, "experts_used": 3}),
     "ernie4_5": ("ernie4_5", {"head_width": 8, "tied": True}),
@@ -84,7 +99,9 @@ def logits(path: Path, ids: np.ndarray) -> np.ndarray:
 
     own = {"yarn_beta_fast": -1.0, "yarn_beta_slow": -1.0, "yarn_attn_factor": -1.0, "yarn_ext_factor": -1.0}
     size = max(512, len(ids) + 100)
-    llm = Llama(str(path), n_ctx=size, logits_all=True, type_k=0, type_v=0, verbose=False, swa_full=True, **own)
+    llm = Llama(
+        str(path), n_ctx=size, logits_all=True, type_k=0, type_v=0, verbose=False, swa_full=True, **own
+    )
     llm.eval(ids.tolist())
     result = np.array(llm.scores[: len(ids)], np.float32)
     llm.close()
