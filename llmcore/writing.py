@@ -1,7 +1,7 @@
 """The loop that every engine has at its heart: predict, choose, append, again, until something ends the text."""
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -33,14 +33,19 @@ class Writer:
         max_tokens: int,
         context_length: int,
         end_ids: Iterable[int],
+        breakers: Mapping[int, Sequence] | None = None,
     ):
-        """`end_ids` are the tokens that end the text. Raises ValueError for a number out of range."""
+        """`end_ids` are the tokens that end the text, `breakers` those of samplers/dry.py.
+
+        Raises ValueError for a number out of range.
+        """
         max_tokens, seed = (
             whole("max_tokens", max_tokens),
             seed if seed is None else whole("seed", seed, least=0),
         )
         self.ids, self.n_prompt = array("i", prompt_ids), len(prompt_ids)
         self.sampling, self.rng, self.end_ids = sampling, np.random.default_rng(seed), end_ids
+        self.breakers = breakers
         room = context_length - self.n_prompt + 1  # the last token is never read, so it needs no room
         self.n_left, self.last_end = (max_tokens, MAX_TOKENS) if max_tokens <= room else (room, CONTEXT_FULL)
 
@@ -54,7 +59,7 @@ class Writer:
                 f"the logits after {len(self.ids)} tokens are not finite numbers: weights of the model are damaged"
                 " (a scale of a block may be infinite or no number); fetch the file again"
             )
-        token_id = sample(logits_V, self.ids, self.sampling, self.rng)
+        token_id = sample(logits_V, self.ids, self.sampling, self.rng, self.breakers)
         self.ids.append(token_id)
         self.n_left -= 1
         if token_id in self.end_ids:
