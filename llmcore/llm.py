@@ -43,9 +43,7 @@ def load(
             whole(name, value)
     file = read_gguf(path)
     if not file.tensors:
-        raise ModelFileError(
-            f"{file.path}: holds a vocabulary and no tensors; llmcore.load_tokenizer opens it"
-        )
+        raise ModelFileError(f"{file.path}: a vocabulary, no tensors; llmcore.load_tokenizer opens it")
     config = read_config(file.metadata, file.path)
     context_length = _checked_context(config, context_length or config.context_length)
     use_threads(threads)
@@ -213,9 +211,7 @@ class LLM:
         if ids_T.size == 0:
             raise ValueError("the prompt is empty: a model continues a text, so give it at least one token")
         if ids_T.ndim != 1 or ids_T.dtype.kind not in "iu":
-            raise ValueError(
-                f"token ids must be a list of whole numbers, not {ids_T.ndim}-dim. {ids_T.dtype}"
-            )
+            raise ValueError(f"token ids must be whole numbers in a list, not {ids_T.ndim}-d {ids_T.dtype}")
         if len(wrong := ids_T[(ids_T < 0) | (ids_T >= n_vocab)]):
             raise ValueError(f"token id {wrong[0]} is not in the vocabulary of {n_vocab} tokens")
         if len(ids_T) > self.context_length:

@@ -160,9 +160,7 @@ def read_gguf(path: str | os.PathLike) -> GGUF:
         tensors |= part.tensors
     expected = Keys(first.metadata, first.path, "split").get("tensors.count", int)
     if len(tensors) != expected:
-        raise ModelFileError(
-            f"{first.path}: split.tensors.count is {expected}, but the parts hold {len(tensors)}"
-        )
+        raise ModelFileError(f"{first.path}: split.tensors.count is {expected}; there are {len(tensors)}")
     return replace(first, tensors=tensors)
 
 

@@ -47,9 +47,7 @@ def dequantize(
     if out is None:
         out = np.empty(shape, np.float32)
     if out.shape != shape or not out.flags.c_contiguous:
-        raise ValueError(
-            f"dequantize: out has shape {out.shape}; it must be C-contiguous and of shape {shape}"
-        )
+        raise ValueError(f"out has shape {out.shape}; it must be C-contiguous and of shape {shape}")
     blocks, flat = blocks.reshape(1, -1), out.reshape(1, -1)
     step = TILE // weights
     for i in range(0, blocks.size, step):
@@ -92,9 +90,7 @@ def block_of(type: str, byte_order: str) -> tuple[np.dtype, int]:
         dtype = np.dtype(f"V{size}")
         if byte_order == ">":
             known = ", ".join((*FLOATS, *FORMATS))
-            raise UnsupportedModel(
-                f"tensor type {type} is not supported in big-endian files; supported: {known}"
-            )
+            raise UnsupportedModel(f"type {type} is not supported in big-endian files; supported: {known}")
     else:
         raise UnsupportedModel(f"tensor type {type} is not supported; supported: {', '.join(SUPPORTED)}")
     return dtype.newbyteorder(byte_order), weights

@@ -58,16 +58,6 @@ def filters_on(sampling: Sampling) -> list[str]:
     return ["logit_bias"] * bool(s.logit_bias) + [name for name in s.sequence if on[name]]
 
 
-def penalize(logits, counts, repeat=1.0, frequency=0.0, presence=0.0):
-    """Logits of candidates that stand in the text `counts` times: where that is not 0, less likely ones.
-
-    A positive logit is divided by `repeat`, a negative one multiplied (Keskar et al. 2019, arXiv:1909.05858);
-    then counts x frequency + presence is taken off (OpenAI's API reference).
-    """
-    repeated = np.where(logits > 0, logits / repeat, logits * repeat) - counts * frequency - presence
-    return np.where(counts > 0, repeated, logits)
-
-
 def keep_top_k(ids, logits, k):
     """The k candidates with the largest logits, largest first; all of them for k = 0."""
     if 0 < k < len(logits):
@@ -83,9 +73,7 @@ def by_logit(ids, logits):
 
 
 def keep_top_p(ids, logits, p):
-    """The fewest candidates whose probabilities reach p, most likely first. Holtzman et al. 2019,
-    arXiv:1904.09751.
-    """
+    """The fewest candidates whose probabilities reach p, most likely first. arXiv:1904.09751."""
     ids, logits = by_logit(ids, logits)
     reached = np.cumsum(softmax(logits.astype(np.float64))) >= p
     n = int(reached.argmax()) + 1 if reached.any() else len(ids)
@@ -93,9 +81,7 @@ def keep_top_p(ids, logits, p):
 
 
 def keep_min_p(ids, logits, p):
-    """The candidates at least p times as likely as the most likely one: logit >= max + ln p.
-    arXiv:2407.01082.
-    """
+    """Candidates at least p times as likely as the likeliest: logit >= max + ln p. arXiv:2407.01082."""
     likely = logits >= logits.max() + (math.log(p) if p else -math.inf)
     return ids[likely], logits[likely]
 
@@ -106,15 +92,7 @@ def heat(ids, logits, temperature):
         return ids, (logits.astype(np.float64) - logits.max()) / temperature
 
 
-def _penalties(ids, logits, sampling, text):
-    recent = text.so_far[-sampling.penalty_last_n :]
-    counts = np.bincount(np.array(recent, np.int64), minlength=ids.max() + 1)[ids]
-    penalties = sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty
-    return ids, penalize(logits, counts, *penalties)
-
-
 FILTERS = {  # those of this file; each takes candidates, options and text, and returns candidates
-    "penalties": _penalties,
     "top_k": lambda ids, logits, sampling, text: keep_top_k(ids, logits, sampling.top_k),
     "top_p": lambda ids, logits, sampling, text: keep_top_p(ids, logits, sampling.top_p),
     "min_p": lambda ids, logits, sampling, text: keep_min_p(ids, logits, sampling.min_p),

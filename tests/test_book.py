@@ -23,7 +23,9 @@ ORDER = """
     mixers/conv mixers/shortconv mixers/delta_rule mixers/deltanet mixers/kda
     mixers/duality mixers/mamba mixers/mamba2 mixers/side_by_side mixers/rwkv7
     ffn/activations ffn/dense ffn ffn/experts ffn/beside ffn/per_layer
-    families config tensors weights model sampling writing
+    families config tensors weights model
+    samplers samplers/options sampling samplers/dry samplers/logit_bias samplers/penalties samplers/top_n_sigma
+    samplers/typ_p samplers/xtc writing
     speed/machine speed/mapped speed/int8 speed/holding speed/filling speed/drafting speed/batching
     chat/template chat/prompt chat/literals chat/tools chat/arguments chat/calls chat/tags chat/formats
     chat/reasoning chat/answer chat llm chat/session

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from llmcore.sampling import Sampling, keep_min_p, keep_top_k, keep_top_p, penalize, sample
+from llmcore.samplers.penalties import penalize
+from llmcore.sampling import Sampling, keep_min_p, keep_top_k, keep_top_p, sample
 
 # Probabilities 0.5, 0.3, 0.15, 0.05 in the order of ids 2, 0, 3, 1
 LOGITS = np.log(np.float32([0.3, 0.05, 0.5, 0.15]))
