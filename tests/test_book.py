@@ -141,6 +141,7 @@ def test_a_plain_run_loads_the_book_and_what_its_doors_need(llama_path):
         *("tokenizers/__init__.py", "tokenizers/vocabulary.py"),
         "tokenizers/streaming.py",
         "tokenizers/special.py",
+        *("samplers/__init__.py", "samplers/options.py"),
         *("tokenizers/sentencepiece.py", "mixers/__init__.py", "mixers/rope.py"),
         *("mixers/state.py", "mixers/heads.py"),
         *("mixers/keys.py", "mixers/attend.py", "mixers/attention.py"),

@@ -228,7 +228,7 @@ def test_split_models_that_do_not_fit_together(split, tmp_path):
     count = b"split.tensors.count" + struct.pack("<I", 5)
     assert count in first
     paths[0].write_bytes(first.replace(count + struct.pack("<i", 5), count + struct.pack("<i", 6)))
-    assert f"{paths[0]}: split.tensors.count is 6, but the parts hold 5" in refusal(paths[0])
+    assert f"{paths[0]}: split.tensors.count is 6; there are 5" in refusal(paths[0])
 
     paths[0].write_bytes(first.replace(b"split.no", b"split.on"))
     assert "the metadata has no split.no" in refusal(paths[0])

@@ -91,7 +91,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def sampling_of(args: argparse.Namespace) -> Sampling:
     """The sampling that was asked for. Raises ValueError for a number out of range."""
-    return Sampling(**{name: getattr(args, name) for name in DEFAULTS})
+    return Sampling(**{name: value for name, value in vars(args).items() if name in DEFAULTS})
 
 
 def check_generate(args: argparse.Namespace) -> None:
