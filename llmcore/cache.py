@@ -83,10 +83,10 @@ class KVCache:
     was.
     """
 
-    def __init__(self, layers: Iterable[Rows | State | Any]):
+    def __init__(self, layers: Iterable[Rows | State]):
         """An empty cache; `mixers.empty_cache` makes the layers of a model."""
         self.length = 0
-        self.layers = list(layers)
+        self.layers: list[Any] = list(layers)
         self._rotations: dict[Rope, np.ndarray] = {}
 
     def append(self, i: int, *new_TKH: np.ndarray) -> list[np.ndarray]:
@@ -155,7 +155,7 @@ class Step:
     rotations: dict[Rope, np.ndarray]  # complex (T, R)
     # What a layer hands to later ones of this pass
     handed: dict[str, np.ndarray] = field(default_factory=dict)
-    per_layer_LTE: np.ndarray | None = None  # see ffn/per_layer.py
+    per_layer_LTE: Any = None  # see ffn/per_layer.py
 
 
 def make_step(

@@ -61,7 +61,9 @@ class Config:
 
 
 def read_config(metadata: dict, path) -> Config:
-    """The `Config` of a file's metadata; `path` is for error messages. Raises ModelFileError and UnsupportedModel."""
+    """The `Config` of a file's metadata; `path` is for error messages. Raises ModelFileError and
+    UnsupportedModel.
+    """
     if (found := kind_of_file(metadata)) is not None:
         raise UnsupportedModel(f"{path}: this is {found}")
     name = metadata.get("general.architecture")

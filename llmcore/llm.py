@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -121,7 +122,12 @@ class LLM:
         context is full. Raises ContextOverflow for a prompt that is too long, ValueError for a value out of
         range.
         """
-        options = {"max_tokens": max_tokens, "seed": seed, "ignore_eos": ignore_eos, "draft": draft}
+        options: dict[str, Any] = {
+            "max_tokens": max_tokens,
+            "seed": seed,
+            "ignore_eos": ignore_eos,
+            "draft": draft,
+        }
         tokens = self.tokens(prompt, sampling=Sampling(**sampling), **options)
         return decode_tokens(self.tokenizer, self._warn_of_full_context(tokens), stop)
 
@@ -193,7 +199,11 @@ class LLM:
         """The writer of one text. Raises ContextOverflow, and ValueError for a value out of range."""
         ids = self._checked(self.encode_prompt(prompt) if isinstance(prompt, str) else prompt).tolist()
         end_ids = () if ignore_eos else self.tokenizer.eog_ids
-        limits = {"max_tokens": max_tokens, "context_length": self.context_length, "end_ids": end_ids}
+        limits: dict[str, Any] = {
+            "max_tokens": max_tokens,
+            "context_length": self.context_length,
+            "end_ids": end_ids,
+        }
         return Writer(ids, sampling, seed, **limits)
 
     def empty_cache(self) -> KVCache:

@@ -109,7 +109,7 @@ def give_back(data: np.ndarray) -> None:
 
     Pages of a mapped file count as memory of the process that has read them, though the system may drop them.
     """
-    file = data
+    file: Any = data
     while isinstance(file, np.ndarray):
         file = file.base
     if isinstance(file, mmap.mmap) and hasattr(file, "madvise"):

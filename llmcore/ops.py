@@ -5,7 +5,6 @@ Shape key: T new tokens, S cached + new, D model width, N query heads, K key/val
 width, R = n_rot/2 rotating pairs, F feed-forward width, V vocabulary.
 """
 
-
 import numpy as np
 
 

@@ -10,6 +10,7 @@ how a block lies in the file.
 
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 
@@ -81,6 +82,7 @@ def unpack(raw: np.ndarray, type: str, byte_order: str = "<") -> Block:
 
 def block_of(type: str, byte_order: str) -> tuple[np.dtype, int]:
     """The dtype of one block and how many weights it holds. Raises UnsupportedModel."""
+    dtype: Any
     if type in FORMATS:
         dtype, weights = FORMATS[type].dtype, FORMATS[type].weights
     elif type in FLOATS:

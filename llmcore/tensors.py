@@ -49,7 +49,9 @@ class Tensors:
             )
         if tensor.type not in SUPPORTED:
             known = ", ".join(sorted(SUPPORTED))
-            raise UnsupportedModel(f"{tensor.path}: tensor {name!r} has type {tensor.type}; we can expand {known}")
+            raise UnsupportedModel(
+                f"{tensor.path}: tensor {name!r} has type {tensor.type}; we can expand {known}"
+            )
         self.taken.add(name)
         return replace(tensor, shape=shape, data=tensor.data.reshape(*shape[:-1], -1))
 

@@ -82,7 +82,7 @@ def write(
     guessed. A guess that was wrong is forgotten. Where one was right the cache is ahead of the text: who uses
     it again truncates it.
     """
-    ids, draft = writer.ids, []
+    ids, draft = writer.ids, list[int]()
     while True:
         unread = [*ids[cache.length :], *draft]
         *_, x_TD = prefill(weights, config, unread, cache)

@@ -395,7 +395,9 @@ def _gemma4_full(o, layer):
 
 
 def _gemma4_block(o, layer):
-    """Layers that see everything have heads twice as wide and half as many keys; the last layers make no keys."""
+    """Layers that see everything have heads twice as wide and half as many keys; the last layers make no
+    keys.
+    """
     full = _gemma4_full(o, layer)
     heads, keys = ("N*2*H", "K//2*2*H") if full else ("N*H", "K*H")
     attention = {"attn_q.weight": f"{heads} D", "attn_output.weight": f"D {heads}"}

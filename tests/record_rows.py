@@ -1,9 +1,10 @@
-"""The recipe of tests/data/rows.npz: logits of llama.cpp for families of attention alone, in shapes that the reference
-models do not have.
+"""The recipe of tests/data/rows.npz: logits of llama.cpp for families of attention alone, in shapes that the
+reference models do not have.
 
     PYTHON tests/record_rows.py
 
-As record_llama_cpp.py, whose environment it needs and whose functions it uses; models are written by make_tiny_model.py.
+As record_llama_cpp.py, whose environment it needs and whose functions it uses; models are written by
+make_tiny_model.py.
 """
 
 import tempfile

@@ -1,10 +1,12 @@
-"""What `transformers` computes on tiny random models of the families of attention alone, and those models as GGUF files.
+"""What `transformers` computes on tiny random models of the families of attention alone, and those models as
+GGUF files.
 
     TORCH/bin/python tests/record_transformers_rows.py     # tests/data/rows: NAME.gguf.gz and logits.npz
 
-As record_transformers.py, whose environment it needs and whose functions it uses. Where transformers and llama.cpp
-differ we follow transformers in qwen2vl's epsilon, which llama.cpp does not read, and llama.cpp in phimoe, which
-takes RMS norms for LayerNorms and makes the weights of the chosen experts sum to 1: there is no such model here.
+As record_transformers.py, whose environment it needs and whose functions it uses. Where transformers and
+llama.cpp differ we follow transformers in qwen2vl's epsilon, which llama.cpp does not read, and llama.cpp in
+phimoe, which takes RMS norms for LayerNorms and makes the weights of the chosen experts sum to 1: there is no
+such model here.
 """
 
 import gzip
@@ -508,7 +510,9 @@ FAMILIES = {
 
 
 def same_in_all(config):
-    """The configuration without the numbers that are not the same in all layers, which transformers refuses to tell."""
+    """The configuration without the numbers that are not the same in all layers, which transformers refuses
+    to tell.
+    """
     names = [
         name
         for name in config.to_dict()
@@ -518,7 +522,9 @@ def same_in_all(config):
 
 
 def random_model(family, seed):
-    """A transformers model all of whose numbers are random, none left at 0 or 1, and all of them bfloat16 numbers."""
+    """A transformers model all of whose numbers are random, none left at 0 or 1, and all of them bfloat16
+    numbers.
+    """
     import torch
     import transformers
 

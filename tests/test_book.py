@@ -40,7 +40,12 @@ OPTIONAL = {"chat/template": {"jinja2"}, "cli/hub": {"huggingface_hub"}, "speed/
 CORE = {"numpy", "gguf", "sentencepiece", "tqdm"}
 # What is imported only once it is needed, against the order: a command, and the kinds that a folder chooses
 # from.
-LATER = {("loader", "cli/inspect"), ("loader", "cli/interrupt"), ("cli/command", "cli/get"), ("cli/options", "cli/batch")}
+LATER = {
+    ("loader", "cli/inspect"),
+    ("loader", "cli/interrupt"),
+    ("cli/command", "cli/get"),
+    ("cli/options", "cli/batch"),
+}
 LATER |= {("ffn", f"ffn/{kind}") for kind in ("experts", "beside", "per_layer")}
 BOOK_LINES = 2700
 

@@ -1,4 +1,6 @@
-"""Families of attention alone that came second: what other engines computed, and what must hold of each of them."""
+"""Families of attention alone that came second: what other engines computed, and what must hold of each of
+them.
+"""
 
 import functools
 import gzip

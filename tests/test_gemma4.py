@@ -36,7 +36,9 @@ def test_plans_differ_by_kind_of_layer(path):
 
 
 def test_shared_rows_take_no_memory(path):
-    """Keys and values of two heads of 8 in two windowed layers, of one head of 16 in the one that sees everything."""
+    """Keys and values of two heads of 8 in two windowed layers, of one head of 16 in the one that sees
+    everything.
+    """
     llm = llmcore.load(path)
     cache = llm.empty_cache()
     forward(llm.weights, llm.config, [(IDS[:1], cache)])
@@ -69,7 +71,9 @@ def test_keys_that_a_reading_layer_has_in_the_file_are_passed_over(path, tmp_pat
 
 def test_a_kind_of_layer_without_rows_to_read_is_refused(path, tmp_path):
     again = rewrite(path, tmp_path / "m.gguf", keys={"gemma4.attention.shared_kv_layers": 6})
-    with pytest.raises(llmcore.ModelFileError, match="shared_kv_layers leaves no keys and values that layer 2"):
+    with pytest.raises(
+        llmcore.ModelFileError, match="shared_kv_layers leaves no keys and values that layer 2"
+    ):
         llmcore.load(again)
 
 
@@ -119,13 +123,17 @@ def test_experts_beside_a_dense_feed_forward_by_a_plain_loop(tmp_path):
     x_TD = np.random.default_rng(0).standard_normal((7, 32)).astype(np.float32)
     expected = []
     for x in x_TD.astype(np.float64):
-        dense = feed(rms(x, t["ffn_norm.weight"]), *(t[f"ffn_{name}.weight"] for name in ("gate", "up", "down")))
+        dense = feed(
+            rms(x, t["ffn_norm.weight"]), *(t[f"ffn_{name}.weight"] for name in ("gate", "up", "down"))
+        )
         scores = t["ffn_gate_inp.weight"] @ (rms(x) / np.sqrt(32) * t["ffn_gate_inp.scale"])
         chosen = np.argsort(-scores)[:2]
         weights = np.exp(scores[chosen]) / np.exp(scores[chosen]).sum()
         read = rms(x, t["pre_ffw_norm_2.weight"])
         said = sum(
-            w * t["ffn_down_exps.scale"][e] * feed(read, *(t[f"ffn_{n}_exps.weight"][e] for n in ("gate", "up", "down")))
+            w
+            * t["ffn_down_exps.scale"][e]
+            * feed(read, *(t[f"ffn_{n}_exps.weight"][e] for n in ("gate", "up", "down")))
             for w, e in zip(weights, chosen, strict=True)
         )
         expected.append(rms(dense, t["post_ffw_norm_1.weight"]) + rms(said, t["post_ffw_norm_2.weight"]))

@@ -43,7 +43,9 @@ def test_activations(x, up):
     np.testing.assert_allclose(
         activations.ACTIVATIONS["swiglu"](gate_1, up_1), [x * sigmoid(x) * up], rtol=1e-5, atol=1e-38
     )
-    np.testing.assert_allclose(activations.ACTIVATIONS["geglu"](gate_1, up_1), [gelu * up], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        activations.ACTIVATIONS["geglu"](gate_1, up_1), [gelu * up], rtol=1e-5, atol=1e-5
+    )
     np.testing.assert_allclose(
         activations.ACTIVATIONS["swiglu_clamped"](gate_1, up_1), [clamped], rtol=1e-5, atol=1e-38
     )

@@ -84,8 +84,8 @@ def test_a_fork_while_threads_are_at_work(llm):
         worker.join()
 
 
-# What a process takes in memory of its own, in MB: after a small model, then with a larger one after a text and when it
-# is gone; and again.
+# What a process takes in memory of its own, in MB: after a small model, then with a larger one after a text
+# and when it is gone; and again.
 USE = """
 import gc, sys, llmcore
 

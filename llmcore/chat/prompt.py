@@ -23,7 +23,7 @@ def encode_chat(tokenizer, messages: list[dict], *, add_generation_prompt: bool 
     template = partial(render_template, tokenizer.chat_template, bos_token=bos, eos_token=eos)
     disarmed, stand_ins = _disarm(messages, tokenizer)
     text = _with_system(partial(template, add_generation_prompt=add_generation_prompt), disarmed)
-    ids = []
+    ids: list[int] = []
     for piece in tokenizer.special.split(text):
         ids += (
             [piece]

@@ -6,7 +6,7 @@ it already, so only what is new is processed.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
@@ -53,7 +53,7 @@ class Session:
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int | None = None  # of an answer; None: as many as the context holds
     draft: int | None = None  # tokens to guess ahead, see speed/drafting.py
-    stop: str | list[str] = ()
+    stop: str | Sequence[str] = ()
     messages: list[dict] = field(default_factory=list)
     last: Done | None = None  # what the last answer cost
 

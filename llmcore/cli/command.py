@@ -40,9 +40,9 @@ class Notes(io.FileIO):
 def open_standard_streams() -> None:
     """Standard streams as every command needs them: there, in UTF-8, and with one purpose each.
 
-    A stream that the caller has closed is None to Python, and its number would go to the next file that is opened. In
-    its place comes one from which nothing can be read, or to which nothing can be written: a text for a closed standard
-    output is an error, since it is lost.
+    A stream that the caller has closed is None to Python, and its number would go to the next file that is
+    opened. In its place comes one from which nothing can be read, or to which nothing can be written: a text
+    for a closed standard output is an error, since it is lost.
     """
     for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
         if getattr(sys, name) is None:
@@ -85,7 +85,9 @@ def command_line(parser: argparse.ArgumentParser, run, argv=None, check=lambda a
 
 
 def note(text: str, dim: bool = False) -> None:
-    """Write a line to standard error. What it quotes may come from a stranger, so it is one line of plain text."""
+    """Write a line to standard error. What it quotes may come from a stranger, so it is one line of plain
+    text.
+    """
     text = on_one_line(text)
     print(dimmed(text) if dim else text, file=sys.stderr, flush=True)
 

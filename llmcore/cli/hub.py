@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -177,7 +178,7 @@ def remote_files(name: Name) -> dict[str, RemoteFile]:
         )
     files = {}
     for file in info.siblings or ():
-        checksum = file.lfs.sha256 if file.lfs else file.blob_id
+        checksum: Any = file.lfs.sha256 if file.lfs else file.blob_id
         if not file.rfilename.endswith(".gguf"):
             continue
         if file.size is None or not checksum:
@@ -186,7 +187,7 @@ def remote_files(name: Name) -> dict[str, RemoteFile]:
             )
         if re.search(r"(^|/)(\.*)(/|$)|[\\:]", file.rfilename):
             raise HubError(f"{name.repo}: {file.rfilename!r} is no file name that is safe to write to")
-        files[file.rfilename] = RemoteFile(file.rfilename, info.sha, file.size, checksum)
+        files[file.rfilename] = RemoteFile(file.rfilename, info.sha, file.size, str(checksum))
     if not group(files):
         raise HubError(f"{name.repo} has no GGUF file; such repositories are often called {name.repo}-GGUF")
     return files
@@ -245,8 +246,8 @@ def only_process(part: Path) -> Iterator[None]:
 def download(name: Name, file: RemoteFile, part: Path, progress: bool) -> None:
     """Append to `part` what it lacks, as long as more comes each time the line is cut.
 
-    By http_get, since hf_hub_download throws away what it has when it is interrupted (huggingface_hub 2). A part that
-    cannot be the beginning of the file, since it is longer or a web page, is thrown away first.
+    By http_get, since hf_hub_download throws away what it has when it is interrupted (huggingface_hub 2). A
+    part that cannot be the beginning of the file, since it is longer or a web page, is thrown away first.
     """
     if part.exists() and (part.stat().st_size > file.size or is_text(part.read_bytes()[:64])):
         part.unlink()
@@ -262,7 +263,10 @@ def download(name: Name, file: RemoteFile, part: Path, progress: bool) -> None:
         if not progress:
             disable_progress_bars()
         url = hf_hub_url(name.repo, file.path, revision=file.commit, endpoint=constants.ENDPOINT)
-        options = {"headers": build_hf_headers(), "displayed_filename": on_one_line(file.path)}
+        options: dict[str, Any] = {
+            "headers": build_hf_headers(),
+            "displayed_filename": on_one_line(file.path),
+        }
         # A piece that was not complete when the line was cut is lost, so pieces are to be small.
         before, constants.DOWNLOAD_CHUNK_SIZE = constants.DOWNLOAD_CHUNK_SIZE, PIECE
         try:
@@ -277,7 +281,9 @@ def download(name: Name, file: RemoteFile, part: Path, progress: bool) -> None:
 
 
 class Part(io.FileIO):
-    """A file that is only ever added to. A web page in place of the bytes to come is refused, and costs none it has."""
+    """A file that is only ever added to. A web page in place of the bytes to come is refused, and costs none
+    it has.
+    """
 
     anew = False  # whether what comes next is the beginning of the whole file
 
@@ -290,7 +296,9 @@ class Part(io.FileIO):
         """Add the bytes, all of them."""
         if (self.anew or self.tell() == 0) and is_text(bytes(data[:64])):
             text = bytes(data[:60]).decode("utf-8", "replace")
-            raise HubError(f"a text came in place of the file, from the hub or a proxy before it: {text!r}; try again")
+            raise HubError(
+                f"a text came in place of the file, from the hub or a proxy before it: {text!r}; try again"
+            )
         if self.anew:
             super().truncate(0)
             self.anew = False
@@ -308,7 +316,7 @@ def is_right(path: Path, file: RemoteFile, progress: bool) -> bool:
     digest = (
         hashlib.sha256() if in_lfs else hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
     )
-    how = {
+    how: dict[str, Any] = {
         "total": file.size,
         "unit": "B",
         "unit_scale": True,

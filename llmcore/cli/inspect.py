@@ -5,7 +5,7 @@ totals.
 import itertools
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,7 @@ def _total_rows(tensors: list[Tensor], size: int) -> Iterator[tuple[str, ...]]:
         yield label, str(len(group)), f"{weights:,}", _size(n_bytes), bits, f"{n_bytes / size:.1%}"
 
 
-def _table(rows: Iterator[tuple[str, ...]], alignments: str) -> Iterator[str]:
+def _table(rows: Iterable[tuple[str, ...]], alignments: str) -> Iterator[str]:
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -85,9 +85,7 @@ def _size(n_bytes: int) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Print what is in a model file; returns the exit status."""
-    parser = Parser(
-        "python -m llmcore inspect", description="Print what is in a model file."
-    )
+    parser = Parser("python -m llmcore inspect", description="Print what is in a model file.")
     parser.add_argument("file", help="a GGUF file; of a split model, the first")
 
     def work():

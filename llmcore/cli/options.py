@@ -11,7 +11,9 @@ DEFAULTS = {field.name: field.default for field in fields(Sampling)}
 
 
 class Parser(argparse.ArgumentParser):
-    """Reads a command line. What it prints is written or an error; argparse's own takes a full disk for success."""
+    """Reads a command line. What it prints is written or an error; argparse's own takes a full disk for
+    success.
+    """
 
     def _print_message(self, message, file=None):
         print(message, end="", file=file or sys.stderr, flush=True)
@@ -104,9 +106,7 @@ def check_generate(args: argparse.Namespace) -> None:
 
 def generate_parser() -> argparse.ArgumentParser:
     """What `generate` can be told."""
-    parser = Parser(
-        "python -m llmcore.generate", description="Continue a text with a GGUF model."
-    )
+    parser = Parser("python -m llmcore.generate", description="Continue a text with a GGUF model.")
     prompt = parser.add_mutually_exclusive_group(required=True)
     prompt.add_argument("--prompt", metavar="P", help="the text to continue; - reads it from standard input")
     prompt.add_argument("--prompt-file", metavar="F", help="a file (UTF-8) with the text to continue")

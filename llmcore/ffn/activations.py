@@ -1,6 +1,7 @@
 """What bends the hidden numbers of a feed-forward: with a gate f(gate, up), without one f(up)."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -45,7 +46,9 @@ def reglu(gate, up):
     y = np.maximum(gate, 0)
     y *= up
     return y
-ACTIVATIONS = {
+
+
+ACTIVATIONS: dict[str, Callable[..., np.ndarray]] = {
     "swiglu": swiglu,
     "swiglu_clamped": swiglu_clamped,
     "geglu": geglu,

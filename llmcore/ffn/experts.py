@@ -6,6 +6,7 @@ X tokens that chose an expert, Z latent width: what experts read and write, D wh
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -106,7 +107,7 @@ def take(tensors, plan: Experts, d_model: int, blk: str) -> Weights:
     )
 
 
-def run(x_TD: np.ndarray, w: Weights, plan: Experts, start_TD: np.ndarray | None = None) -> np.ndarray:
+def run(x_TD: np.ndarray, w: Weights, plan: Experts, start_TD: Any = None) -> np.ndarray:
     """`mix` where the router reads what the experts read, or the layer's input."""
     return mix(x_TD, start_TD if plan.early_router else x_TD, w, plan)
 
@@ -124,13 +125,14 @@ def mix(x_TD: np.ndarray, router_TD: np.ndarray, w: Weights, plan: Experts) -> n
         rows, slots = np.nonzero(chosen_TU == e)
         x_XZ, weights_X1 = x_TZ[rows], weights_TU[rows, slots][:, None]
         if plan.weighted_inputs:
-            x_XZ, weights_X1 = x_XZ * weights_X1, np.float32(1)
+            x_XZ, weights_X1 = x_XZ * weights_X1, np.ones_like(weights_X1)
         out_XZ = linear(activate(linear(x_XZ, w.ffn_up_exps[e]), plan.expert), w.ffn_down_exps[e])
         y_TZ[rows] += weights_X1 * out_XZ
     y_TD = y_TZ if w.ffn_latent_up is None else linear(y_TZ, w.ffn_latent_up)
-    if w.shared is not None:
+    if w.shared is not None and plan.shared is not None:
         shared_TD = dense.run(x_TD, w.shared, plan.shared)
-        y_TD += shared_TD * sigmoid(linear(x_TD, w.ffn_gate_inp_shexp)) if plan.shared_gate else shared_TD
+        gate = w.ffn_gate_inp_shexp
+        y_TD += shared_TD if gate is None else shared_TD * sigmoid(linear(x_TD, gate))
     return y_TD
 
 

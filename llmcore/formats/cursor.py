@@ -79,8 +79,8 @@ class Cursor:
         Bytes that are not UTF-8 become lone surrogates, so that nothing is lost.
         """
         self.require(8 * count)
-        read_length = struct.Struct(self.byte_order + "Q").unpack_from
-        file, size, end, texts = self.map, len(self.map), self.at, []
+        read_length, texts = struct.Struct(self.byte_order + "Q").unpack_from, list[str]()
+        file, size, end = self.map, len(self.map), self.at
         # Each string must end before `limit`, which leaves room for the lengths of those that follow.
         for limit in range(size - 8 * (count - 1), size + 1, 8):
             start = end + 8
@@ -119,7 +119,7 @@ class Cursor:
         if kind not in VALUE_TYPES:
             raise self.error(f"has a value of type {kind}; GGUF has types 0 to {max(VALUE_TYPES)}")
         name, code = VALUE_TYPES[kind]
-        return (self.strings(count) if kind == STRING else self.numbers(code, count)), name
+        return (self.strings(count) if code is None else self.numbers(code, count)), name
 
 
 @cache

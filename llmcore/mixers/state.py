@@ -32,6 +32,7 @@ class State:
         """The pass that led from the first `before` tokens to `after` is complete."""
         keep = {0, before, *self._marks}
         kept = {length: arrays for length, arrays in self._at.items() if length in keep}
+        assert self._pending is not None  # every pass replaces the state
         kept[after] = self.arrays = self._pending
         self._at, self._pending = kept, None
 

@@ -1,7 +1,8 @@
-"""DRY, don't repeat yourself: a token that would make a repetition longer is less likely, the more the longer.
+"""DRY, don't repeat yourself: a token that would make a repetition longer is less likely, the more the
+longer.
 
-Proposed in text-generation-webui's pull request 5677 (2024); the details are llama.cpp's (src/llama-sampler.cpp,
-as shipped with llama-cpp-python 0.3.36).
+Proposed in text-generation-webui's pull request 5677 (2024); the details are llama.cpp's
+(src/llama-sampler.cpp, as shipped with llama-cpp-python 0.3.36).
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 LARGEST = 1e30  # penalty: no token is drawn after it, and it does not overflow
-KNOWN: WeakKeyDictionary = WeakKeyDictionary()  # tokenizer -> {texts: their breakers}, which take a second to find
+# Tokenizer -> {texts: their breakers}, which take a second to find
+KNOWN: WeakKeyDictionary = WeakKeyDictionary()
 LONGEST_BREAKER, LONGEST_TAIL = 40, 20  # bytes of a breaker, and tokens of its rest, that are looked at
 
 

@@ -96,7 +96,9 @@ def _names(name, value):
     """A tuple of the names in SEQUENCE, in any order, each once at most."""
     names = _texts(name, value)
     if not names or not {*names} <= {*SEQUENCE} or len({*names}) < len(names):
-        raise ValueError(f"{name} is {value!r}; it must name each of these once at most: {', '.join(SEQUENCE)}")
+        raise ValueError(
+            f"{name} is {value!r}; it must name each of these once at most: {', '.join(SEQUENCE)}"
+        )
     return names
 
 

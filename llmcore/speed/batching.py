@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ..cache import KVCache
 from ..config import Config
 from ..errors import whole
 from ..model import CHUNK, empty_cache, forward, prefill, unembed
@@ -62,7 +63,8 @@ def write_together(weights: Weights, config: Config, texts: list[Whole], batch: 
 
     Where one ends the next begins: its prompt is read, then it joins the others.
     """
-    waiting, begun, running = deque(texts), deque(), []
+    waiting, begun = deque(texts), deque[Whole]()
+    running: list[tuple[Whole, KVCache]] = []
     while waiting or running:
         if waiting and len(running) < batch:
             moved = [(text, empty_cache(config)) for text in _next_texts(waiting, batch - len(running))]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from .. import threads
 
@@ -127,7 +128,9 @@ def _control_groups(root, controller):
 @cache
 def _blas_setter() -> Callable[[int], object] | None:
     """The function that tells NumPy's BLAS its number of threads; None where nobody knows one."""
-    core = sys.modules.get("numpy._core._multiarray_umath") or sys.modules.get("numpy.core._multiarray_umath")
+    core: Any = sys.modules.get("numpy._core._multiarray_umath") or sys.modules.get(
+        "numpy.core._multiarray_umath"
+    )
     with suppress(OSError, AttributeError):  # a look-up in NumPy's module finds what that was linked with
         library = ctypes.CDLL(core.__file__)
         for name in SETTERS:
@@ -150,7 +153,8 @@ def use_threads(n: int | None = None) -> bool:
     """
     asked = [int(value) for name in VARIABLES if (value := os.environ.get(name, "")).isdecimal()]
     wanted = n or next(filter(None, asked), None) or physical_cores()
-    if _blas_setter() is None:
+    setter = _blas_setter()
+    if setter is None:
         told = os.environ.get(VARIABLES[0]) == str(wanted)
         if n is not None and not told:
             warnings.warn(
@@ -158,7 +162,7 @@ def use_threads(n: int | None = None) -> bool:
                 stacklevel=3,
             )
         return told
-    threads.use(wanted, _blas_setter())
+    threads.use(wanted, setter)
     return True
 
 
