@@ -66,7 +66,7 @@ class Rows:
         """Nothing to do: rows stay until no query will see them."""
 
     def reach(self, length: int) -> int:
-        """How many tokens it can go back to: `length`, or 0 where a row that a query would see is forgotten."""
+        """How many tokens it can go back to: `length`, or 0 where a row that is needed is forgotten."""
         return length if self.first <= (0 if self.window is None else max(0, length + 1 - self.window)) else 0
 
     def truncate(self, length: int) -> None:
@@ -119,7 +119,7 @@ class KVCache:
         self.length += n_tokens
 
     def keep(self) -> None:
-        """Remember this place: `truncate` can come back to it though a layer is recurrent. The latest count."""
+        """Remember this place: `truncate` can come back to it though a layer is recurrent. Few count."""
         for layer in self.layers:
             layer.keep(self.length)
 

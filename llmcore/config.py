@@ -61,33 +61,25 @@ class Config:
 
 
 def read_config(metadata: dict, path) -> Config:
-    """The `Config` of a file's metadata; `path` is for error messages. Raises ModelFileError and
-    UnsupportedModel.
-    """
+    """The `Config` of a file; `path` is for errors. Raises ModelFileError and UnsupportedModel."""
     if (found := kind_of_file(metadata)) is not None:
         raise UnsupportedModel(f"{path}: this is {found}")
     name = metadata.get("general.architecture")
     if not isinstance(name, str):
         raise ModelFileError(
-            f"{path}: the metadata has no general.architecture, so this file holds no language model"
-        )
-    if "clip.has_vision_encoder" in metadata or "clip.has_audio_encoder" in metadata:
-        raise UnsupportedModel(
-            f"{path}: encodes images or sound for a language model, which is a file of its own; we read text alone"
+            f"{path}: there is no general.architecture, so this file holds no language model"
         )
     if name not in ARCHITECTURES:
-        raise UnsupportedModel(
-            f"{path}: architecture {name!r} is not supported; we have {', '.join(ARCHITECTURES)}"
-        )
+        ours = ", ".join(ARCHITECTURES)
+        raise UnsupportedModel(f"{path}: architecture {name!r} is not supported; we have {ours}")
     family, keys = ARCHITECTURES[name], Keys(metadata, path, name)
     if not keys.get("attention.causal", bool, True):
-        raise UnsupportedModel(
-            f"{path}: {name}.attention.causal is false: an encoder, not a model that continues text"
-        )
+        raise UnsupportedModel(f"{path}: {name}.attention.causal is false: an encoder, which writes no text")
     context_length = keys.get("context_length", int, least=1)
     d_model = keys.get("embedding_length", int, least=1)
     n_layers, n_spare = read_layer_counts(keys)
     logit_scale = keys.get("logit_scale", float, 0.0)
+    embedding_scale = math.sqrt(d_model) if family.scale_embeddings else 0.0
     return Config(
         architecture=name,
         family=family,
@@ -101,10 +93,7 @@ def read_config(metadata: dict, path) -> Config:
         per_layer=ffn.read_per_layer(keys, family, n_layers),
         parallel=family.parallel and keys.get("use_parallel_residual", bool, True),
         final_softcap=keys.get("final_logit_softcapping", float, family.final_softcap) or None,
-        embedding_scale=keys.get(
-            "embedding_scale", float, math.sqrt(d_model) if family.scale_embeddings else 0.0
-        )
-        or None,
+        embedding_scale=keys.get("embedding_scale", float, embedding_scale) or None,
         residual_scale=keys.get("residual_scale", float, 0.0) or None,
         logit_scale=logit_scale**family.logit_power if logit_scale else None,
     )

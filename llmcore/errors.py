@@ -20,7 +20,7 @@ class ContextOverflow(ValueError):
 
 
 class HubError(ValueError):
-    """The Hugging Face hub has no such model, refuses it or cannot be reached; the message says what to do."""
+    """The hub has no such model, refuses it or cannot be reached; the message says what to do."""
 
 
 def whole(name: str, value: Any, least: int = 1) -> int:

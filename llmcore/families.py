@@ -118,7 +118,7 @@ ARCHITECTURES = {
     "stablelm": Family(rope_pairs="halves", layer_norm=True, norm_bias=True),
     "deepseek2": Family("latent", renormalize=False),
     "kimi-linear": Family("latent", recurrent="kda", rope_pairs=None, gating="sigmoid"),
-    "olmo2": Family(rope_pairs="halves", norms="post", qk_norm="row", window_pattern=4, window_rope="unscaled"),
+    "olmo2": replace(_QWEN, norms="post", qk_norm="row", window_pattern=4, window_rope="unscaled"),
     "olmoe": Family(rope_pairs="halves", qk_norm="row", renormalize=False, split_experts=False),
     "granite": Family(logit_power=-1, rope_switch=True),
     "granitemoe": Family(logit_power=-1, split_experts=False),

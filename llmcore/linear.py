@@ -11,7 +11,7 @@ Shape key: T new tokens, I in, O out.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import prod
 from typing import Protocol
 
@@ -106,7 +106,7 @@ def empty(tensors: list[Tensor]) -> tuple[Float32, list[Job]]:
     """Room for matrices (out, in) of the file, side by side by their outputs, and jobs to fill it."""
     ends = [0, *accumulate(tensor.shape[0] for tensor in tensors)]
     w_OI = np.empty((ends[-1], tensors[0].shape[1]), np.float32)
-    places = [w_OI[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    places = [w_OI[start:end] for start, end in pairwise(ends)]
     jobs = [job for tensor, place in zip(tensors, places, strict=True) for job in fill_jobs(tensor, place)]
     return Float32(w_OI), jobs
 

@@ -211,7 +211,7 @@ class LLM:
         return empty_cache(self.config)
 
     def encode_prompt(self, text: str) -> list[int]:
-        """The ids of a prompt, control tokens written out in it included; one BOS, even if it brings its own."""
+        """The ids of a prompt with control tokens written out; one BOS, even if it brings its own."""
         ids = self.tokenizer.encode(text, add_special=True, parse_special=True)
         return ids[1:] if ids[:2] == [self.tokenizer.bos_id] * 2 else ids
 

@@ -4,7 +4,7 @@ A GGUF file is an archive of two parts. HEAD says what the model is; BODY is a l
 
           "GGUF"  version: u32  tensor count: u64  key count: u64
     HEAD  per key     key: string  type: u32  value
-          per tensor  name: string  dimension count: u32  dimensions: u64 each, fastest first  type: u32  offset: u64
+          per tensor  name: string  n: u32  n dimensions: u64 each, fastest first  type: u32  offset: u64
           zeros up to a multiple of the alignment (key `general.alignment`, 32 if absent)
     BODY  per tensor  its bytes, `offset` bytes into BODY, a multiple of the alignment
 
@@ -85,7 +85,7 @@ class Tensor:
         )
 
     def part(self, i: int) -> "Tensor":
-        """One of the tensors that lie one behind another along the first axis, such as one expert's matrix."""
+        """One of the tensors that lie one behind another along the first axis, as experts do."""
         data = self.data[i]
         return replace(self, shape=self.shape[1:], offset=self.offset + i * data.nbytes, data=data)
 
@@ -137,7 +137,7 @@ def read_gguf(path: str | os.PathLike) -> GGUF:
     ending = f"-{number:05d}-of-{count:05d}.gguf"
     if joined_parts(first.path, max((t.offset + t.nbytes for t in first.tensors.values()), default=4)):
         raise ModelFileError(
-            f"{first.path}: {count} parts were joined into this one file, but each part is a file of its own: keep"
+            f"{first.path}: {count} parts were joined into this one file, but each is a file of its own: keep"
             f" them as NAME-00001-of-{count:05d}.gguf and so on, and open the first"
         )
     if not first.path.name.endswith(ending):
@@ -255,7 +255,7 @@ def _read_tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, Tenso
 
 
 def _read_entry(cursor: Cursor, reading: str) -> tuple[str, str, tuple[int, ...], tuple[int, ...], int]:
-    """Read a line of the list: a tensor's name, type, shape, shape in bytes as stored, and offset into BODY."""
+    """Read a line of the list: a tensor's name, type, shape, shape in bytes, and offset into BODY."""
     cursor.reading = reading
     name = cursor.name()
     cursor.reading = f"tensor {name!r}"
@@ -266,9 +266,7 @@ def _read_entry(cursor: Cursor, reading: str) -> tuple[str, str, tuple[int, ...]
     type_id, offset = cursor.number("I"), cursor.number("Q")
     if type_id not in TENSOR_TYPES:
         known = ", ".join(type_ for type_, _, _ in TENSOR_TYPES.values())
-        raise UnsupportedModel(
-            f"{cursor.path}: tensor {name!r} is of type {type_id}, which we lack; we know {known}"
-        )
+        raise UnsupportedModel(f"{cursor.path}: tensor {name!r} is of type {type_id}; we know {known}")
     type_, weights, n_bytes = TENSOR_TYPES[type_id]
     if not 0 < math.prod(shape) < 2**63:
         raise cursor.error(f"has shape {shape}, {math.prod(shape)} weights; 1 to 2^63 - 1 are allowed")

@@ -2,7 +2,7 @@
 
 A quantized tensor is a run of blocks. Whatever its format, a block says one thing:
 
-    weight = q * scale (+ offset)        q a small integer; scale and offset shared by a group of 16, 32 or 256 weights
+    weight = q * scale (+ offset)      q a small integer; scale and offset shared by 16, 32 or 256 weights
 
 Formats differ in how many bits q has and in where those bits are; `formats/` takes them apart, `FORMATS` says
 how a block lies in the file.
@@ -38,7 +38,7 @@ def dequantize(
     raw         uint8, as `loader` gives it; if it is not contiguous, it is copied first
     type        GGUF's name of the type, such as "Q4_K"; one of SUPPORTED, else UnsupportedModel
     byte_order  "<" or ">", that of the file
-    out         C-contiguous float32 array to fill and return; without it, little-endian F32 is a view of raw, no copy
+    out         C-contiguous float32 array to fill and return; without it, F32 is a view of raw
     """
     dtype, weights = block_of(type, byte_order)
     blocks = np.ascontiguousarray(raw).view(dtype)
@@ -65,9 +65,7 @@ def unpack(raw: np.ndarray, type: str, byte_order: str = "<") -> Block:
     bit. All is done at once: give it no more than the cache holds.
     """
     if type not in FORMATS:
-        raise UnsupportedModel(
-            f"tensor type {type} has no integers to unpack; those that have: {', '.join(FORMATS)}"
-        )
+        raise UnsupportedModel(f"tensor type {type} has no integers; those that have: {', '.join(FORMATS)}")
     blocks = np.ascontiguousarray(raw).view(block_of(type, byte_order)[0])
     block, group = _decode(type, blocks.ravel()), FORMATS[type].group
     groups = FORMATS[type].weights // group
@@ -127,7 +125,7 @@ def _decode(type, blocks):
 
 
 def _field(values):
-    """One field of n blocks: float16 -> float32 (n, 1); anything else -> its little-endian bytes (n, size)."""
+    """One field of n blocks: float16 -> float32 (n, 1); anything else -> its bytes (n, size)."""
     if values.dtype.kind == "f":
         return values.astype(np.float32)[:, None]
     if values.ndim == 1:

@@ -40,8 +40,7 @@ def sample(
         ids, logits = keep(ids, logits, sampling, text)
     if sampling.temperature <= 0:
         return int(ids[logits == logits.max()].min())  # the first maximum wins
-    # In the order of ids: of logits that differ by rounding alone either may be the larger, and the draw must
-    # not care.
+    # In the order of ids: of logits that differ by rounding either may be the larger, and no draw must care.
     order = np.argsort(ids)
     return int(rng.choice(ids[order], p=softmax(logits[order].astype(np.float64))))
 
@@ -50,8 +49,7 @@ def filters_on(sampling: Sampling) -> list[str]:
     """The names of the filters that do anything, in their order."""
     s = sampling
     penalties = (s.repeat_penalty, s.frequency_penalty, s.presence_penalty) != (1, 0, 0)
-    # Of the filters that cut, only these two may drop the most likely token; without them, and without a
-    # draw, none of them matters.
+    # Without a draw only the filters that may drop the most likely token matter.
     cut = s.temperature > 0 or s.typical_p < 1 or s.xtc_probability > 0
     on = {
         "penalties": s.penalty_last_n and penalties,
@@ -92,9 +90,7 @@ def keep_min_p(ids, logits, p):
 
 
 def heat(ids, logits, temperature):
-    """Logits over the temperature; the largest is moved to 0 first, which no draw sees, so that none
-    overflows.
-    """
+    """Logits over the temperature; the largest is moved to 0 first, so that none overflows."""
     # To -inf, which is right: next to a temperature near 0 nothing else is likely
     with np.errstate(over="ignore"):
         return ids, (logits.astype(np.float64) - logits.max()) / temperature

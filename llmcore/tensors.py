@@ -15,8 +15,8 @@ from .quants import SUPPORTED, dequantize
 
 # Tensors that inference never needs, and why; any other tensor that nothing reads is refused.
 NEVER_NEEDED = {
-    r"blk\.\d+\.attn_rot_embd\.weight": "RoPE's inverse frequencies, which old converters stored; metadata gives them",
-    r"blk\.0\.time_mix_v[012]\.weight": "how much of the first block's values an RWKV-7 block mixes in: it is the first",
+    r"blk\.\d+\.attn_rot_embd\.weight": "RoPE's frequencies, which metadata gives too",
+    r"blk\.0\.time_mix_v[012]\.weight": "the part of the first block's values: it is the first",
 }
 
 

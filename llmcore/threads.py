@@ -26,7 +26,7 @@ class _Team:
 
 
 def use(n: int, set_blas_threads: Callable[[int], object]) -> None:
-    """Compute with n threads from now on; `set_blas_threads` tells BLAS how many threads a product may take."""
+    """Compute with n threads from now on; `set_blas_threads` tells BLAS how many a product may take."""
     _Team.set_blas_threads = staticmethod(set_blas_threads)
     set_blas_threads(n)
     if n != _Team.size:

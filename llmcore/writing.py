@@ -1,4 +1,4 @@
-"""The loop that every engine has at its heart: predict, choose, append, again, until something ends the text."""
+"""The loop at the heart of every engine: predict, choose, append, again, until something ends the text."""
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -56,7 +56,7 @@ class Writer:
         """
         if not np.isfinite(logits_V.max()):
             raise ModelFileError(
-                f"the logits after {len(self.ids)} tokens are not finite numbers: weights of the model are damaged"
+                f"the logits after {len(self.ids)} tokens are not finite numbers: weights are damaged"
                 " (a scale of a block may be infinite or no number); fetch the file again"
             )
         token_id = sample(logits_V, self.ids, self.sampling, self.rng, self.breakers)

@@ -439,7 +439,7 @@ def _gemma4_keys(o):
 
 
 def _mixture(dense, bias=True, shared=True):
-    """A function of options and layer: the tensors `dense` in leading layers, a mixture of experts in others."""
+    """A function of options and layer: the tensors `dense` in leading layers, experts in others."""
     attention = {name: shape for name, shape in dense.items() if name not in GATED}
     experts = ROUTER | EXPERTS | (SHARED if shared else {}) | ({"exp_probs_b.bias": "E"} if bias else {})
     return lambda o, layer: dense if layer < o.dense_layers else attention | experts
@@ -1404,7 +1404,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _keys_from(pairs: list[str]) -> dict[str, Any]:
-    """KEY=VALUE -> {KEY: VALUE}; the value is a Python literal (1, 1.0, True, [1, 2]), anything else is text."""
+    """KEY=VALUE -> {KEY: VALUE}; the value is a literal (1, 1.0, True, [1, 2]), anything else text."""
     keys = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")

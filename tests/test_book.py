@@ -110,7 +110,7 @@ def test_the_sandboxed_child_imports_little():
     """The process that renders a template imports chat/__init__, which may import the template and the
     prompt.
     """
-    code = "import sys, llmcore.chat.template; print([name for name in sys.modules if name.startswith('llmcore')])"
+    code = "import sys, llmcore.chat.template; print([m for m in sys.modules if m.startswith('llmcore')])"
     done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, check=True)
     assert set(ast.literal_eval(done.stdout.decode())) <= {
         *("llmcore", "llmcore.errors", "llmcore.chat", "llmcore.chat.template", "llmcore.chat.prompt"),

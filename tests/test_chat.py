@@ -144,7 +144,7 @@ def test_the_sandbox_refuses_known_escapes(template, in_process):
         "{{ 9 ** (9 ** 9) }}",
         "{{ 'x'|center(100000000000) }}",
         "{{ '%99999999999d' % 1 }}",
-        "{% set n = namespace(s='x' * 1000) %}{% for i in range(99999) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+        "{% set n = namespace(s='x' * 999) %}{% for i in range(999) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
         "{{ 'x' * 20000000 }}",
         "{% for i in range(99999) %}{{ 'x' * 10000 }}{% endfor %}",
         "{{ " + "(" * 100000 + " }}",
@@ -192,7 +192,8 @@ def test_without_jinja2_chat_says_how_to_get_it(monkeypatch):
 # Encoding: the template's control tokens, the user's plain text.
 
 CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content|trim + '<|im_end|>\\n' }}{% endfor %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content|trim + '<|im_end|>\\n' }}"
+    "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 NO_SYSTEM = CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'system' %}")

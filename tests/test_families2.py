@@ -319,7 +319,8 @@ def changed_keys(metadata, arch):
                 yield name, {key: other}
         else:
             changes = {bool: lambda x: not x, int: lambda x: x + 1, str: lambda x: "linear"}
-            change = changes.get(type(value), lambda x: x * (1000 if "epsilon" in name else 1.5))
+            factor = 1000 if "epsilon" in name else 1.5
+            change = changes.get(type(value), lambda x, factor=factor: x * factor)
             yield name, {key: change(value)}
 
 
@@ -402,7 +403,7 @@ def test_a_projector_of_images_is_refused_plainly(tmp_path):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(llmcore.UnsupportedModel, match="encodes images") as caught:
+    with pytest.raises(llmcore.UnsupportedModel, match="looks at images") as caught:
         llmcore.load(path)
     assert str(caught.value).startswith(f"{path}: ")
 

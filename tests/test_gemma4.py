@@ -86,7 +86,7 @@ def test_the_table_of_per_layer_embeddings_stays_in_the_file(path):
 
 
 def test_rope_freqs_are_needed(path, tmp_path):
-    with pytest.raises(llmcore.ModelFileError, match="'rope_freqs.weight' is missing"):
+    with pytest.raises(llmcore.ModelFileError, match=r"'rope_freqs\.weight' is missing"):
         llmcore.load(rewrite(path, tmp_path / "m.gguf", drop=["rope_freqs.weight"]))
 
 

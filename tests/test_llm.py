@@ -124,13 +124,13 @@ def test_pieces_join_to_the_text_however_it_is_cut(text, sizes):
 def test_a_count_that_is_not_whole_is_refused_by_name(llama, llama_path, name, value):
     if value is None and name != "max_tokens" and name != "batch":
         pytest.skip("None is the default")
+    calls = dict.fromkeys(["max_tokens", "draft"], lambda options: llama.generate("a", **options))
+    calls |= dict.fromkeys(
+        ["context_length", "threads"], lambda options: llmcore.load(llama_path, **{name: options[name]})
+    )
+    calls["batch"] = lambda options: list(llama.generate_batch(["a"], **options))
     with pytest.raises(ValueError, match=rf"^{name} is .*; it must be a whole number, 1 or more$"):
-        if name in ("context_length", "threads"):
-            llmcore.load(llama_path, **{name: value})
-        elif name == "batch":
-            list(llama.generate_batch(["a"], max_tokens=1, batch=value))
-        else:
-            llama.generate("a", **({"max_tokens": 1} | {name: value}))
+        calls[name]({"max_tokens": 1} | {name: value})
 
 
 def test_numpy_counts_too(llama):

@@ -90,7 +90,8 @@ USE = """
 import gc, sys, llmcore
 
 def anonymous():
-    return next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("RssAnon"))
+    lines = open("/proc/self/status")
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon"))
 
 for path in sys.argv[2:]:
     llm = llmcore.load(path, weights=sys.argv[1], threads=2)

@@ -47,7 +47,7 @@ class Done:
 
 @dataclass
 class Session:
-    """A model, messages, and what the cache holds of them: the one thing that changes from answer to answer."""
+    """A model, messages, and what the cache holds of them: what changes from answer to answer."""
 
     llm: LLM
     sampling: Sampling = field(default_factory=Sampling)

@@ -46,7 +46,7 @@ class Terminal:
     costs: list[str] = field(default_factory=list)  # of each answer, one line
 
     def answer(self) -> str:
-        """Have the last message answered; returns how the answer ended. What was written before Ctrl-C stays."""
+        """Have the last message answered; returns how it ended. What was written before Ctrl-C stays."""
         seed = int(self.rng.integers(1 << 32))
         try:
             return self._answer(seed, self.policy == DROP)
@@ -204,7 +204,7 @@ COMMANDS = {  # name: function, what follows it, its line in /help
 
 
 def turn(chat: Terminal, line: str) -> str | None:
-    """Do what a line says, a command or a message; returns how an answer ended. On failure the messages stay."""
+    """Do what a line says, a command or a message; returns how an answer ended. On failure all stays."""
     session = chat.session
     before, session.messages = session.messages, list(session.messages)
     name, _, text = line.strip().partition(" ")
@@ -248,7 +248,8 @@ def run(args: argparse.Namespace, sampling: Sampling, say: Say) -> int:
     system(chat, args.system or "")  # also tells whether the model can chat at all
     chat.say(f"weights: {llm.held}")
     chat.say(
-        f"load {load_seconds:.2f} s | context {llm.context_length} tokens | seed {seed} | /help lists the commands"
+        f"load {load_seconds:.2f} s | context {llm.context_length} tokens | seed {seed}"
+        " | /help lists the commands"
     )
     while True:
         try:

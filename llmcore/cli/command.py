@@ -1,4 +1,4 @@
-"""How a command runs: parse, open the model, work, and turn what goes wrong into one line and an exit status."""
+"""How a command runs: parse, open the model, work; what goes wrong is one line and an exit status."""
 
 import argparse
 import errno
@@ -98,7 +98,7 @@ def dimmed(text: str) -> str:
 
 
 def status_of(work: Callable[[], int]) -> int:
-    """The exit status of `work()`; what goes wrong is one line on standard error: what, where and what to do."""
+    """The exit status of `work()`; what goes wrong is one line: what, where and what to do."""
     open_standard_streams()
     warnings.showwarning = lambda message, *_: note(f"warning: {message}")
     before, interrupts = raise_interrupts()
@@ -128,7 +128,7 @@ def _forget_output():
 
 
 def _finished(work):
-    """The status of the work; what it printed is out, or an error, also where it ends itself as --help does."""
+    """The status of the work; what it printed is out, or an error, also where --help ends it."""
     try:
         status = work()
     except SystemExit:

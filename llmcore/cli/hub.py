@@ -257,9 +257,7 @@ def download(name: Name, file: RemoteFile, part: Path, progress: bool) -> None:
         from huggingface_hub.utils import build_hf_headers, disable_progress_bars
 
         if file.size > constants.MAX_HTTP_DOWNLOAD_SIZE:
-            raise HubError(
-                f"{file.path} has {in_bytes(file.size)}: the hub gives files of over 50 GB to `hf download` only"
-            )
+            raise HubError(f"{file.path} has {in_bytes(file.size)}: files of over 50 GB need `hf download`")
         if not progress:
             disable_progress_bars()
         url = hf_hub_url(name.repo, file.path, revision=file.commit, endpoint=constants.ENDPOINT)
@@ -352,7 +350,7 @@ def plain_errors(name: Name) -> Iterator[None]:
     except (ValueError, TypeError, KeyError, AttributeError):  # what it should have answered is JSON
         hub = constants.ENDPOINT
         raise HubError(
-            f"{hub} answered with something that no hub says about {name.repo}: is a proxy or a login page in between,"
+            f"{hub} answered with something that no hub says about {name.repo}: is a proxy in between,"
             " is HF_ENDPOINT right?"
         ) from None
     except OSError as error:
@@ -375,11 +373,15 @@ def explain(error: Exception, name: Name) -> str:
         return f"cannot reach {hub} ({error}); is the network there?"
     status, has_token = error.response.status_code, "authorization" in error.response.request.headers
     if isinstance(error, errors.GatedRepoError):
-        return f"{name.repo} is gated: accept its terms on {page}, and set HF_TOKEN to a token ({hub}/settings/tokens)"
+        return f"{name.repo} is gated: accept its terms on {page}, and set HF_TOKEN" + (
+            f" to a token ({hub}/settings/tokens)"
+        )
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{name.repo} has no revision {name.revision!r}; see {page}/commits"
     if isinstance(error, errors.RepositoryNotFoundError) or (status == 401 and not has_token):
-        return f"no repository {name.repo} on {hub}; or it is private: then HF_TOKEN must hold a token that may read it"
+        return f"no repository {name.repo} on {hub}; or it is private: then HF_TOKEN must" + (
+            " hold a token that may read it"
+        )
     if status == 401:
         return (
             f"{hub} does not accept the token in HF_TOKEN (or of `hf auth login`); see {hub}/settings/tokens"

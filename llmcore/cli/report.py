@@ -52,7 +52,7 @@ def say_choices(say, llm: LLM, temperature: float, seed: int) -> None:
 
 
 def report_logprobs(tokens: Iterable[Token], llm: LLM, n: int) -> Iterator[Token]:
-    """The same tokens; writes the log-probability of each to standard error, and those of the n most likely."""
+    """The same tokens; tells the log-probability of each, and those of the n most likely."""
 
     def shown(token_id):
         return f"{llm.tokenizer.token_text(token_id)!r} {logprobs_V[token_id]:.4f}"

@@ -10,7 +10,7 @@ from .dense import Dense
 
 
 def read(keys, family, i: int):
-    """The plan of layer i's feed-forward: `Dense`, or `Experts`. Raises ModelFileError and UnsupportedModel."""
+    """The plan of layer i's feed-forward. Raises ModelFileError and UnsupportedModel."""
     if has_experts(keys, i) and not family.experts_beside:
         from . import experts
 

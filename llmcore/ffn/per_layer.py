@@ -1,6 +1,6 @@
 """Per-layer embeddings: every layer has an embedding of its own for each token, and adds what it makes of it.
 
-    p = (rms(W_model x_0 / sqrt(D); g) + sqrt(E) embedding[id]) / sqrt(2)      for all layers at once, x_0 the token's row
+    p = (rms(W_model x_0 / sqrt(D); g) + sqrt(E) embedding[id]) / sqrt(2)   for all layers; x_0 a token's row
     x + rms(W_proj (gelu(W_gate x) * p_i); g_i)                                at the end of layer i
 
 The table is as large as the rest of a small model, but only rows of it are read, so it can stay on disk: a

@@ -35,9 +35,11 @@ class Cursor:
         self.reading = ""  # what is being read, for error messages
 
     def error(self, problem: str) -> ModelFileError:
+        """The error that says what is wrong with what is being read."""
         return ModelFileError(f"{self.path}: {self.reading} {problem}")
 
     def require(self, n_bytes: int) -> None:
+        """So many bytes must be left."""
         size = len(self.map)
         if n_bytes > size - self.at:
             where = f"at byte {self.at}, past the end of the file ({size})"
@@ -50,6 +52,7 @@ class Cursor:
         return self.at - n_bytes
 
     def number(self, code: str) -> Any:
+        """Read one number."""
         return self.numbers(code, 1).item()
 
     def numbers(self, code: str, count: int) -> np.ndarray:
@@ -87,7 +90,7 @@ class Cursor:
             end = start + read_length(file, end)[0]
             if end > limit:
                 raise self.error(
-                    f"has {end - start} bytes in string {len(texts) + 1} of {count} at byte {start}, but the file "
+                    f"has {end - start} bytes in string {len(texts) + 1} of {count} at byte {start}; the file "
                     f"({size} bytes) has {limit - start} left for it; is the download complete?"
                 )
             texts.append(file[start:end].decode("utf-8", "surrogateescape"))
@@ -116,6 +119,7 @@ class Cursor:
         return values, f"arr[{name},{count}]"
 
     def values(self, kind: int, count: int) -> tuple[Any, str]:
+        """Read so many values of a type; returns them, and the type's name."""
         if kind not in VALUE_TYPES:
             raise self.error(f"has a value of type {kind}; GGUF has types 0 to {max(VALUE_TYPES)}")
         name, code = VALUE_TYPES[kind]

@@ -115,7 +115,7 @@ def split_heads(qkv_TF, plan):
 
 
 def norm_heads(qk_TMH, gain_MH, plan):
-    """The norm of each query and key head, or of all query heads of a token and all its key heads as a row."""
+    """The norm of each query and key head, or of all query heads and all key heads as a row."""
     if plan.norm.span == "row":
         ends = ((0, plan.n_heads), (plan.n_heads, len(gain_MH)))
         return np.concatenate(

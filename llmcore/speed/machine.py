@@ -158,7 +158,7 @@ def use_threads(n: int | None = None) -> bool:
         told = os.environ.get(VARIABLES[0]) == str(wanted)
         if n is not None and not told:
             warnings.warn(
-                f"NumPy's BLAS here cannot be told to use {n} threads; set {VARIABLES[0]} before Python starts",
+                f"NumPy's BLAS here cannot be told to use {n} threads; set {VARIABLES[0]} before it starts",
                 stacklevel=3,
             )
         return told

@@ -62,7 +62,7 @@ def bytes_for(tensor: Tensor) -> int:
 
 
 def empty(tensors: list[Tensor]) -> tuple[Pieces, list[Job]]:
-    """Matrices (out, in) of the file, the outputs of one after those of the other; there is nothing to fill."""
+    """Matrices (out, in) of the file, side by side by their outputs; there is nothing to fill."""
     return side_by_side([(tensor.shape[0], file_rows(tensor)) for tensor in tensors]), []
 
 
