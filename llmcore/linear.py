@@ -11,7 +11,7 @@ Shape key: T new tokens, I in, O out.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import prod
 from typing import Protocol
 
@@ -45,7 +45,7 @@ class Matrix:
 
 
 def linear(x_TI: np.ndarray, matrix: Matrix) -> np.ndarray:
-    """y = x W^T + b; (T, in) -> (T, out)."""
+    """y = x W^T + b, x W^T scaled before where the matrix has a scale; (T, in) -> (T, out)."""
     y_TO = matrix.held.multiply(x_TI)
     if matrix.scale is not None:
         y_TO *= matrix.scale
@@ -60,7 +60,7 @@ class Float32:
 
     w_OI: np.ndarray
 
-    def multiply(self, x_TI):
+    def multiply(self, x_TI: np.ndarray) -> np.ndarray:
         """x W^T; (T, in) -> (T, out)."""
         return multiply(x_TI, self.w_OI)
 
@@ -106,7 +106,7 @@ def empty(tensors: list[Tensor]) -> tuple[Float32, list[Job]]:
     """Room for matrices (out, in) of the file, side by side by their outputs, and jobs to fill it."""
     ends = [0, *accumulate(tensor.shape[0] for tensor in tensors)]
     w_OI = np.empty((ends[-1], tensors[0].shape[1]), np.float32)
-    places = [w_OI[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    places = [w_OI[start:end] for start, end in pairwise(ends)]
     jobs = [job for tensor, place in zip(tensors, places, strict=True) for job in fill_jobs(tensor, place)]
     return Float32(w_OI), jobs
 
@@ -130,6 +130,6 @@ def look_up(tensor: Tensor, ids_T: np.ndarray) -> np.ndarray:
     """The rows `ids_T` of a matrix that stays in the file's map, in float32; (T,) -> (T, D).
 
     An embedding is looked up, never multiplied: to expand a few rows when they are asked for costs
-    microseconds and saves the float32 copy of what is often the largest matrix of the file.
+    little and saves the float32 copy of what is often the largest matrix of the file.
     """
     return dequantize(tensor.data[ids_T], tensor.type, tensor.byte_order)

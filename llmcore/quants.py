@@ -2,7 +2,7 @@
 
 A quantized tensor is a run of blocks. Whatever its format, a block says one thing:
 
-    weight = q * scale (+ offset)        q a small integer; scale and offset shared by a group of 16, 32 or 256 weights
+    weight = q * scale (+ offset)      q a small integer; scale and offset shared by 16, 32 or 256 weights
 
 Formats differ in how many bits q has and in where those bits are; `formats/` takes them apart, `FORMATS` says
 how a block lies in the file.
@@ -18,27 +18,28 @@ from .errors import UnsupportedModel
 from .formats import FORMATS, Block, Scales
 from .formats.foreign import FOREIGN, expand_foreign
 
-TILE = (
-    1 << 18
-)  # weights expanded at a time: few enough for the cache, many enough to hide the cost of NumPy calls
-
-
-FLOATS = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<u2"), "BF16": np.dtype("<u2")}
+# Weights expanded at a time: few enough for the cache, many enough to hide the cost of NumPy calls.
+TILE = 1 << 18
+FLOATS: dict[str, np.dtype] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<u2"),
+    "BF16": np.dtype("<u2"),
+}
 SUPPORTED = (*FLOATS, *FORMATS, *FOREIGN)
-# NumPy's own conversion of float16 is three times as slow as a look-up among all 65,536 of them.
+# A look-up among all 65,536 float16 numbers is faster than NumPy's own conversion.
 FLOAT16 = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 
 def dequantize(
     raw: np.ndarray, type: str, byte_order: str = "<", out: np.ndarray | None = None
 ) -> np.ndarray:
-    """Weights of a tensor: bytes (..., bytes per row) -> float32 (..., row length), bit for bit those of
-    `gguf.quants`.
+    """Weights: bytes (..., bytes per row) -> float32 (..., row length), bit for bit those of `gguf.quants`.
 
     raw         uint8, as `loader` gives it; if it is not contiguous, it is copied first
     type        GGUF's name of the type, such as "Q4_K"; one of SUPPORTED, else UnsupportedModel
     byte_order  "<" or ">", that of the file
-    out         C-contiguous float32 array to fill and return; without it, little-endian F32 is a view of raw, no copy
+    out         C-contiguous float32 array to fill and return; without it, little-endian F32 is a view of raw
     """
     dtype, weights = block_of(type, byte_order)
     blocks = np.ascontiguousarray(raw).view(dtype)
@@ -57,8 +58,7 @@ def dequantize(
 
 
 def unpack(raw: np.ndarray, type: str, byte_order: str = "<") -> Block:
-    """Integers of a block format, a key of FORMATS, and the `Scales` of their groups and of the groups'
-    offsets.
+    """Integers of a block format (a key of FORMATS), the scales of their groups, and the groups' offsets.
 
     bytes (..., bytes per row) -> q int8 (..., blocks, groups of a block, weights of a group), scale, offset
     (or None). q * scale.product()[..., None] (+ offset.product()[..., None]) are the weights, to the last
@@ -127,7 +127,7 @@ def _decode(type, blocks):
 
 
 def _field(values):
-    """One field of n blocks: float16 -> float32 (n, 1); anything else -> its little-endian bytes (n, size)."""
+    """One field of n blocks: float16 -> float32 (n, 1); all else -> its little-endian bytes (n, size)."""
     if values.dtype.kind == "f":
         return values.astype(np.float32)[:, None]
     if values.ndim == 1:
