@@ -45,7 +45,7 @@ class Matrix:
 
 
 def linear(x_TI: np.ndarray, matrix: Matrix) -> np.ndarray:
-    """y = x W^T + b; (T, in) -> (T, out)."""
+    """y = x W^T + b, x W^T scaled before where the matrix has a scale; (T, in) -> (T, out)."""
     y_TO = matrix.held.multiply(x_TI)
     if matrix.scale is not None:
         y_TO *= matrix.scale
@@ -60,7 +60,7 @@ class Float32:
 
     w_OI: np.ndarray
 
-    def multiply(self, x_TI):
+    def multiply(self, x_TI: np.ndarray) -> np.ndarray:
         """x W^T; (T, in) -> (T, out)."""
         return multiply(x_TI, self.w_OI)
 
@@ -130,6 +130,6 @@ def look_up(tensor: Tensor, ids_T: np.ndarray) -> np.ndarray:
     """The rows `ids_T` of a matrix that stays in the file's map, in float32; (T,) -> (T, D).
 
     An embedding is looked up, never multiplied: to expand a few rows when they are asked for costs
-    microseconds and saves the float32 copy of what is often the largest matrix of the file.
+    little and saves the float32 copy of what is often the largest matrix of the file.
     """
     return dequantize(tensor.data[ids_T], tensor.type, tensor.byte_order)

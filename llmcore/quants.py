@@ -18,27 +18,32 @@ from .errors import UnsupportedModel
 from .formats import FORMATS, Block, Scales
 from .formats.foreign import FOREIGN, expand_foreign
 
-TILE = (
-    1 << 18
-)  # weights expanded at a time: few enough for the cache, many enough to hide the cost of NumPy calls
-
-
-FLOATS = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<u2"), "BF16": np.dtype("<u2")}
+# Weights expanded at a time: few enough for the cache, many enough to hide the cost of NumPy calls.
+TILE = 1 << 18
+FLOATS: dict[str, np.dtype] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<u2"),
+    "BF16": np.dtype("<u2"),
+}
 SUPPORTED = (*FLOATS, *FORMATS, *FOREIGN)
-# NumPy's own conversion of float16 is three times as slow as a look-up among all 65,536 of them.
+# A look-up among all 65,536 float16 numbers is faster than NumPy's own conversion.
 FLOAT16 = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 
 def dequantize(
     raw: np.ndarray, type: str, byte_order: str = "<", out: np.ndarray | None = None
 ) -> np.ndarray:
-    """Weights of a tensor: bytes (..., bytes per row) -> float32 (..., row length), bit for bit those of
-    `gguf.quants`.
+    """Weights: bytes (..., bytes per row) -> float32 (..., row length), bit for bit those of `gguf.quants`.
 
     raw         uint8, as `loader` gives it; if it is not contiguous, it is copied first
     type        GGUF's name of the type, such as "Q4_K"; one of SUPPORTED, else UnsupportedModel
     byte_order  "<" or ">", that of the file
+<<<<<<< HEAD
     out         C-contiguous float32 array to fill and return; without it, F32 is a view of raw
+=======
+    out         C-contiguous float32 array to fill and return; without it, little-endian F32 is a view of raw
+>>>>>>> speed
     """
     dtype, weights = block_of(type, byte_order)
     blocks = np.ascontiguousarray(raw).view(dtype)
@@ -57,8 +62,7 @@ def dequantize(
 
 
 def unpack(raw: np.ndarray, type: str, byte_order: str = "<") -> Block:
-    """Integers of a block format, a key of FORMATS, and the `Scales` of their groups and of the groups'
-    offsets.
+    """Integers of a block format (a key of FORMATS), the scales of their groups, and the groups' offsets.
 
     bytes (..., bytes per row) -> q int8 (..., blocks, groups of a block, weights of a group), scale, offset
     (or None). q * scale.product()[..., None] (+ offset.product()[..., None]) are the weights, to the last
@@ -125,7 +129,11 @@ def _decode(type, blocks):
 
 
 def _field(values):
+<<<<<<< HEAD
     """One field of n blocks: float16 -> float32 (n, 1); anything else -> its bytes (n, size)."""
+=======
+    """One field of n blocks: float16 -> float32 (n, 1); all else -> its little-endian bytes (n, size)."""
+>>>>>>> speed
     if values.dtype.kind == "f":
         return values.astype(np.float32)[:, None]
     if values.ndim == 1:

@@ -52,8 +52,7 @@ def n_threads() -> int:
 
 
 def each(work: Callable, items: Iterable) -> None:
-    """work(item) for each of the items, in any order, spread over the threads; BLAS uses one thread in each
-    of them.
+    """work(item) for each of the items, in any order, spread over the threads, in each of which BLAS has one.
 
     To start and join them takes as long as a small product: the whole should take a multiple of that. An
     exception is passed on once all have stopped. Where they are busy already (work that calls `each` itself),
@@ -108,8 +107,7 @@ def for_threads(n_parts: int) -> int:
 
 
 def across_rows(function: Callable, *arrays: np.ndarray) -> np.ndarray:
-    """function(*arrays), where a row of the result, which is shaped like the first array, depends on that row
-    of each.
+    """function(*arrays), shaped like the first array; each of its rows depends on that row of the arrays.
 
     The rows of long arrays are spread over the threads, so many at a time that what the function makes on the
     way stays in the cache.

@@ -1,4 +1,4 @@
-"""Products with matrices held in each way, against the same in float64 with the weights of the gguf package."""
+"""Products with matrices held in each way, against float64 with the weights of the gguf package."""
 
 import numpy as np
 import pytest

@@ -84,8 +84,7 @@ def test_a_fork_while_threads_are_at_work(llm):
         worker.join()
 
 
-# What a process takes in memory of its own, in MB: after a small model, then with a larger one after a text
-# and when it is gone; and again.
+# What a process takes in memory of its own, in MB: with a model after a text, and when it is gone.
 USE = """
 import gc, sys, llmcore
 
@@ -105,7 +104,7 @@ for path in sys.argv[2:]:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_memory_goes_back_with_the_model(way, tmp_path):
-    """As `keep_freed_memory` promises; each of the two threads keeps its scratch memory, a tile in float32."""
+    """As `keep_freed_memory` promises; each of the two threads keeps its scratch, a tile in float32."""
     small, large = tmp_path / "small.gguf", tmp_path / "large.gguf"
     make("llama", small, type="Q8_0")
     make("llama", large, type="Q8_0", layers=6, width=512, heads=8, kv_heads=2, ff=2048, vocab=8000)

@@ -44,7 +44,7 @@ def test_q4_0_by_hand():
 
 
 def test_q4_1_by_hand():
-    """Byte 0x2F: weight 0 is 15 * 2 - 3 = 27 and weight 16 is 2 * 2 - 3 = 1; all others are 0 * 2 - 3 = -3."""
+    """Byte 0x2F: weight 0 is 15 * 2 - 3 = 27, weight 16 is 2 * 2 - 3 = 1; all others are 0 * 2 - 3 = -3."""
     raw = block(*half(2), *half(-3), 0x2F, *[0] * 15)
     assert quants.dequantize(raw, "Q4_1").tolist() == [27] + [-3] * 15 + [1] + [-3] * 15
 

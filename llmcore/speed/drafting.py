@@ -16,14 +16,10 @@ import numpy as np
 
 from ..errors import whole
 
-SHORTEST, LONGEST = (
-    6,
-    24,
-)  # tokens at the end of the text that must have stood there before, at first and at most
-FIRST = (
-    7  # tokens of a draft after one that went wrong: a pass over 8 rows takes 2.8 times as long as over one
-)
-# ... and where nobody says another number, of one after a draft that was right: 16 rows take 3.5 times
+SHORTEST, LONGEST = 6, 24  # tokens at the end that must have stood in the text before, at first and at most
+# Tokens of a draft after one that went wrong: a pass over 8 rows takes 2.8 times as long as over one.
+FIRST = 7
+# ... and after one that was right, where nobody says another number: 16 rows take 3.5 times as long.
 DRAFT = 15
 WORTH = 3  # tokens that a pass over a draft must write to pay
 
@@ -50,8 +46,7 @@ def lookup(ids_S: np.ndarray, n_most: int, n_match: int = SHORTEST) -> list[int]
 
 
 class Lookup:
-    """A guesser for `writing.write`: guesses by `lookup`, and learns from how its guesses fare when to guess
-    at all.
+    """A guesser for `writing.write`: guesses by `lookup`, and learns from its guesses when to guess at all.
 
     The match that a guess needs is twice as long after one that was not worth its pass, half as long after
     one that was, so a text that does not repeat itself soon is left alone, and one that begins to is noticed.

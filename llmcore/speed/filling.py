@@ -8,12 +8,11 @@ from ..threads import each
 
 
 def fill(jobs: list[Job], progress: bool = False) -> None:
-    """Do the jobs. With `progress` a bar shows how many bytes of the file are done, if standard error is a
-    terminal and it takes a second.
+    """Do the jobs; an error or Ctrl-C calls off those that have not begun.
 
-    An error or Ctrl-C calls off the jobs that have not begun. To make the tokenizer meanwhile gained nothing,
-    with 5 ms or 0.2 ms as the interval at which threads hand on the GIL: one after the other was 0.02 to 0.17
-    s faster.
+    With `progress` a bar shows the bytes of the file that are done, if standard error is a terminal and it
+    takes a second. The tokenizer is not made meanwhile: one after the other is up to 0.17 s faster than both
+    at once, whether threads hand on the GIL every 5 ms or every 0.2 ms.
     """
     with _progress_bar(progress, jobs) as report:
         one_at_a_time = Lock()

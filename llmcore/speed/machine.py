@@ -13,8 +13,7 @@ from typing import Any
 
 from .. import threads
 
-# By which names BLAS libraries are told their number of threads: NumPy's own OpenBLAS, others' OpenBLAS, MKL,
-# BLIS.
+# What BLAS libraries are told their number of threads by: NumPy's OpenBLAS, others' OpenBLAS, MKL, BLIS.
 SETTERS = (
     *("scipy_openblas_set_num_threads64_", "scipy_openblas_set_num_threads", "openblas_set_num_threads64_"),
     *("openblas_set_num_threads", "MKL_Set_Num_Threads", "bli_thread_set_num_threads"),
@@ -29,10 +28,9 @@ HOST_VM_INFO64 = 4  # in macOS's mach/host_info.h
 
 
 def physical_cores(root: Path = Path("/")) -> int:
-    """The cores we may use: two threads of one core count once, and a control group may grant fewer (Docker's
-    --cpus).
+    """The cores we may use: two threads of one core count once.
 
-    Where the system does not say, every processor counts.
+    A control group may grant fewer (Docker's --cpus). Where the system does not say, every processor counts.
     """
     mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     cores = set()
@@ -50,11 +48,9 @@ def physical_cores(root: Path = Path("/")) -> int:
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Bytes of memory that are free for us, by the system and by the control groups we run in; None if nobody
-    says.
+    """Bytes that are free for us, by the system and by the control groups we run in; None if nobody says.
 
-    Pages of files that a group has read count as its memory, but are given back when asked for, so they count
-    as free.
+    Pages of files that a group has read count as its memory, but go back when asked for: they are free.
     """
     found = []
     with suppress(OSError, StopIteration, ValueError, AttributeError):
@@ -81,10 +77,7 @@ class _MemoryStatus(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_uint32) for name in ("length", "load")),
-        *(
-            (name, ctypes.c_uint64)
-            for name in ("all", "free", "all_to_commit", "to_commit", "_", "__", "___")
-        ),
+        *((name, ctypes.c_uint64) for name in ("total", "free", "limit", "to_commit", "_", "__", "___")),
     ]
 
 
@@ -97,9 +90,7 @@ def _free_on_windows():
 
 
 def _free_on_macos():
-    """Pages that are free and those not used of late, which hold files or are compressed when others need
-    them.
-    """
+    """Pages that are free, and those not used of late, which make room when they are needed."""
     system = ctypes.CDLL(None)
     counts = (ctypes.c_uint32 * 64)()  # vm_statistics64 begins with the pages that are free, active, inactive
     size = ctypes.c_uint32(len(counts))
@@ -113,9 +104,7 @@ def _number_after(name, path):
 
 
 def _control_groups(root, controller):
-    """The folders of the control groups we are in, innermost first; of version 2, and of version 1's
-    controller.
-    """
+    """The folders of our control groups, innermost first; of version 2, and of version 1's controller."""
     with suppress(OSError, ValueError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
@@ -128,9 +117,8 @@ def _control_groups(root, controller):
 @cache
 def _blas_setter() -> Callable[[int], object] | None:
     """The function that tells NumPy's BLAS its number of threads; None where nobody knows one."""
-    core: Any = sys.modules.get("numpy._core._multiarray_umath") or sys.modules.get(
-        "numpy.core._multiarray_umath"
-    )
+    names = ("numpy._core._multiarray_umath", "numpy.core._multiarray_umath")
+    core: Any = next((sys.modules[name] for name in names if name in sys.modules), None)
     with suppress(OSError, AttributeError):  # a look-up in NumPy's module finds what that was linked with
         library = ctypes.CDLL(core.__file__)
         for name in SETTERS:
@@ -146,10 +134,10 @@ def _blas_setter() -> Callable[[int], object] | None:
 
 
 def use_threads(n: int | None = None) -> bool:
-    """Compute with n threads from now on; False, with a warning if n was asked for, if NumPy's BLAS cannot be
-    told.
+    """Compute with n threads from now on.
 
-    By default as many as the environment asks for (VARIABLES), else one a core.
+    Returns False, and warns if n was asked for, where NumPy's BLAS cannot be told. By default they are as
+    many as the environment asks for (VARIABLES), else one a core.
     """
     asked = [int(value) for name in VARIABLES if (value := os.environ.get(name, "")).isdecimal()]
     wanted = n or next(filter(None, asked), None) or physical_cores()
@@ -157,10 +145,15 @@ def use_threads(n: int | None = None) -> bool:
     if setter is None:
         told = os.environ.get(VARIABLES[0]) == str(wanted)
         if n is not None and not told:
+<<<<<<< HEAD
             warnings.warn(
                 f"NumPy's BLAS here cannot be told to use {n} threads; set {VARIABLES[0]} before it starts",
                 stacklevel=3,
             )
+=======
+            what = f"NumPy's BLAS here cannot be told to use {n} threads"
+            warnings.warn(f"{what}; set {VARIABLES[0]} before Python starts", stacklevel=3)
+>>>>>>> speed
         return told
     threads.use(wanted, setter)
     return True
@@ -177,18 +170,16 @@ def restart_with_threads(n: int) -> None:
 
 
 def allocate_apart() -> None:
-    """Arrays of 128 KB and more that are made from now on go back to the system as soon as they are gone: the
-    weights.
-    """
+    """Large arrays (128 KB) made from now on go back to the system as soon as they are gone: the weights."""
     _call_libc("mallopt", M_MMAP_THRESHOLD, 1 << 17)
 
 
 def keep_freed_memory(owner: object = None) -> None:
-    """Have the C library keep what it is given back in pieces of up to 64 MB, and 256 MB of it in all, for
-    the next; once `owner` is gone, all that is kept goes back to the system.
+    """Have the C library keep what it is given back in pieces of up to 64 MB, and 256 MB of it in all.
 
-    Else glibc returns every large temporary to the kernel, which hands out zeroed pages anew for the next:
-    with that a prompt of 512 tokens takes 690 ms in place of 600. Other C libraries are left alone.
+    Once `owner` is gone, all that is kept goes back to the system. Without this glibc returns every large
+    temporary to the kernel, which hands out zeroed pages anew for the next: with that a prompt of 512 tokens
+    takes 690 ms in place of 600. Other C libraries are left alone.
     """
     for option, n_bytes in ((M_MMAP_THRESHOLD, 1 << 26), (M_TRIM_THRESHOLD, 1 << 28)):
         _call_libc("mallopt", option, n_bytes)

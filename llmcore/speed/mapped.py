@@ -30,10 +30,10 @@ class Pieces:
     n_out: int
     pieces: list[tuple[slice, Piece]]
 
-    def multiply(self, x_TI):
+    def multiply(self, x_TI: np.ndarray) -> np.ndarray:
         """x W^T; (T, in) -> (T, out)."""
         y_TO = np.empty((len(x_TI), self.n_out), np.float32)
-        each(lambda each_piece: each_piece[1].multiply_into(x_TI, y_TO[:, each_piece[0]]), self.pieces)
+        each(lambda item: item[1].multiply_into(x_TI, y_TO[:, item[0]]), self.pieces)
         return y_TO
 
 
@@ -45,14 +45,13 @@ class FileRows:
     type: str
     byte_order: str
 
-    def multiply_into(self, x_TI, y_TC):
+    def multiply_into(self, x_TI: np.ndarray, y_TC: np.ndarray) -> None:
         """y = x W^T, where W is expanded from the file for this product alone."""
         if self.type == "F32":  # a view, no copy
             w_CI = dequantize(self.data, self.type, self.byte_order)
         else:
-            w_CI = dequantize(
-                self.data, self.type, self.byte_order, out=scratch(len(self.data), x_TI.shape[1])
-            )
+            room_CI = scratch(len(self.data), x_TI.shape[1])
+            w_CI = dequantize(self.data, self.type, self.byte_order, out=room_CI)
         y_TC[...] = multiply(x_TI, w_CI)
 
 
