@@ -44,9 +44,10 @@ def endless(tmp_path_factory):
     return make_model(tmp_path_factory.mktemp("chat") / "endless.gguf", CHATML, {"output.weight": output_VD})
 
 
-def make_model(path, template, tensors=None):
-    """The tiny model with a chat template and its tokens."""
-    file = llmcore.load_tokenizer(tiny_llama())
+def make_model(path, template, tensors=None, source=None):
+    """The tiny model, or that of `source`, with a chat template and its tokens."""
+    source = source or tiny_llama()
+    file = llmcore.load_tokenizer(source)
     tokens, types = list(file.tokens), list(file.types)
     tokens[-2:], types[-2:] = ["<|im_start|>", "<|im_end|>"], [3, 3]
     keys = {
@@ -54,7 +55,7 @@ def make_model(path, template, tensors=None):
         "tokenizer.ggml.token_type": types,
         "tokenizer.chat_template": template,
     }
-    return str(rewrite(tiny_llama(), path, keys, tensors))
+    return str(rewrite(source, path, keys, tensors))
 
 
 class Terminal:

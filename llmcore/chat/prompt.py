@@ -16,9 +16,7 @@ def encode_chat(tokenizer, messages: list[dict], *, add_generation_prompt: bool 
     ValueError also for a model without a template, or one whose template has no place for a system message.
     """
     if tokenizer.chat_template is None:
-        raise ValueError(
-            "this model has no chat template, it only continues texts: python -m llmcore.generate"
-        )
+        raise ValueError("this model has no chat template: it continues texts (generate), and answers none")
     bos, eos = (None if i is None else tokenizer.tokens[i] for i in (tokenizer.bos_id, tokenizer.eos_id))
     template = partial(render_template, tokenizer.chat_template, bos_token=bos, eos_token=eos)
     disarmed, stand_ins = _disarm(messages, tokenizer)
