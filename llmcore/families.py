@@ -60,7 +60,7 @@ class Family:
     window: int | None = None  # how wide it is if {arch}.attention.sliding_window does not say so
     only_window: int | None = None  # how wide it is whatever that key says, but for 0
     window_at: int | None = None  # only models of so many layers have windows
-    window_last: bool = False  # the first of so many layers sees all, not the last
+    full_first: bool = False  # the first of so many layers sees all, not the last
     chunked: bool = False  # windows do not slide, see attention.Attention
     # Of windowed layers: the "same", "unscaled", with its "own" base, or they "only" have it
     window_rope: str = "same"
@@ -96,8 +96,9 @@ ARCHITECTURES = {
     "qwen3": replace(_QWEN, qk_norm="head"),
     "qwen3moe": replace(_QWEN, qk_norm="head"),
     "qwen2vl": _QWEN,  # of these three the half that reads text
-    "qwen3vl": replace(_QWEN, qk_norm="head", rope_sections=True),
-    "qwen3vlmoe": replace(_QWEN, qk_norm="head", rope_sections=True),
+    # Published files say [24, 20, 20] for 64 pairs; llama.cpp leaves two unrotated, transformers none, as we do.
+    "qwen3vl": replace(_QWEN, qk_norm="head"),
+    "qwen3vlmoe": replace(_QWEN, qk_norm="head"),
     "qwen35": replace(_QWEN_NEXT, rope_sections=True),
     "qwen35moe": replace(_QWEN_NEXT, rope_sections=True),
     "qwen3next": replace(_QWEN_NEXT, grouped_values=True),
@@ -146,7 +147,7 @@ ARCHITECTURES = {
     "exaone4": Family(rope_pairs="halves", norms="post", qk_norm="head", window_pattern=4, window=4096,
                       window_at=64, window_rope="only"),
     "smallthinker": Family(rope_pairs="halves", activation="reglu", window_pattern=4, only_window=4096,
-                           window_last=True, window_rope="only", early_router=True),
+                           full_first=True, window_rope="only", early_router=True),
     "smollm3": Family(no_rope_every=4),
     "bitnet": Family(rope_pairs="halves", sub_norms=True),
     "llama4": Family(qk_norm="no gain", qk_norm_last=True, no_qk_norm_at=128, window_pattern=4, window=8192,

@@ -141,12 +141,10 @@ def assert_close(ours, theirs):
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-5 * np.abs(theirs).max())
 
 
-def tabled_gelu(x):
-    """GELU as llama.cpp computes it on a CPU: its input and its result rounded to float16."""
-    x = x.astype(np.float16).astype(np.float32)
-    root, cube = np.float32(0.79788456080286535588), np.float32(0.044715)
-    y = np.float32(0.5) * x * (1 + np.tanh(root * x * (1 + cube * x * x)))
-    return y.astype(np.float16).astype(np.float32)
+def tabled_gelu(x, gelu=ops.gelu):
+    """GELU as llama.cpp computes it on a CPU: between -10 and 10 its input and its result rounded to float16."""
+    y = gelu(x.astype(np.float16).astype(np.float32)).astype(np.float16).astype(np.float32)
+    return np.where(np.abs(x) < 10, y, np.maximum(x, 0))
 
 
 @pytest.fixture
@@ -176,14 +174,14 @@ def test_logits_are_those_of_llama_cpp(name, way):
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_logits_of_other_shapes_are_those_of_llama_cpp(name, way, table):
-    """With its GELU; one that falls on the other side of a rounding moves the logits by 1e-9."""
+    """With its GELU; each that falls on the other side of a rounding moves the logits by up to 1e-8."""
     if name == "llama4-long" and way != "float32":
         pytest.skip("8,300 tokens once are enough")
     theirs = RECORDED["logits"][RECORDED["names"].tolist().index(name)]
     llm = llmcore.load(made(name), weights=way)
     ids, positions = text_of(name)
     # llama.cpp never reads qwen2vl's epsilon and takes 0, which transformers does not, and we do not
-    limit = 5e-9 if has_gelu(llm) or name == "qwen2vl" else 1e-9
+    limit = 5e-8 if has_gelu(llm) else 5e-9 if name == "qwen2vl" else 1e-9
     assert nmse(llm.logits(ids)[positions], theirs) < limit
 
 
@@ -406,6 +404,24 @@ def test_a_projector_of_images_is_refused_plainly(tmp_path):
     with pytest.raises(llmcore.UnsupportedModel, match="looks at images") as caught:
         llmcore.load(path)
     assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_one_expert_is_none(tmp_path):
+    """So Hunyuan's dense models say."""
+    options = VARIANTS["hunyuan-dense"][1]
+    keys = options["set"] | {"expert_count": 1, "expert_used_count": 1}
+    make("hunyuan-dense", tmp_path / "one.gguf", **options | {"set": keys})
+    ours = llmcore.load(tmp_path / "one.gguf").logits(SHORT)
+    np.testing.assert_array_equal(ours, model("hunyuan-dense").logits(SHORT))
+
+
+def test_sections_of_published_files(tmp_path):
+    """Qwen3-VL's say how 64 pairs are shared out among the coordinates of a place; of text they change nothing."""
+    for name, sections in (("a", [24, 20, 20, 0]), ("b", [22, 21, 21, 0])):
+        keys = {"rope.dimension_sections": sections}
+        make("qwen3vl", tmp_path / f"{name}.gguf", head_width=128, heads=2, kv_heads=1, set=keys)
+    ours, theirs = (llmcore.load(tmp_path / f"{name}.gguf").logits(SHORT) for name in "ab")
+    np.testing.assert_array_equal(ours, theirs)
 
 
 def test_windows_are_those_of_a_model_of_64_layers():

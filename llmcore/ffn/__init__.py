@@ -28,10 +28,10 @@ def read(keys, family, i: int):
 
 
 def has_experts(keys, i: int) -> bool:
-    """Whether layer i has experts."""
+    """Whether layer i has experts; files of Hunyuan's dense models say that they have one."""
     first = keys.get("leading_dense_block_count", int, 0, least=0)
     every = keys.get("interleave_moe_layer_step", int, 1, least=1)
-    return keys.get("expert_count", int, 0, least=0) > 0 and i >= first and (i + 1) % every == 0
+    return keys.get("expert_count", int, 0, least=0) > 1 and i >= first and (i + 1) % every == 0
 
 
 def read_per_layer(keys, family, n_layers: int):

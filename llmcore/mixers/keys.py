@@ -51,5 +51,5 @@ def read_window(keys, family, i):
         windowed = keys.of_layer(key, bool if flags.dtype == bool else int, i)
     else:
         n = keys.get(key, int, family.window_pattern, least=0)
-        windowed = n == 0 or i % n != (0 if family.window_last else n - 1)
+        windowed = n == 0 or i % n != (0 if family.full_first else n - 1)
     return width if windowed else None
