@@ -85,11 +85,7 @@ class Tensor:
         )
 
     def part(self, i: int) -> "Tensor":
-<<<<<<< HEAD
-        """One of the tensors that lie one behind another along the first axis, as experts do."""
-=======
         """One of the tensors that lie one behind another along the first axis, such as an expert's matrix."""
->>>>>>> speed
         data = self.data[i]
         return replace(self, shape=self.shape[1:], offset=self.offset + i * data.nbytes, data=data)
 
@@ -259,11 +255,7 @@ def _read_tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, Tenso
 
 
 def _read_entry(cursor: Cursor, reading: str) -> tuple[str, str, tuple[int, ...], tuple[int, ...], int]:
-<<<<<<< HEAD
-    """Read a line of the list: a tensor's name, type, shape, shape in bytes, and offset into BODY."""
-=======
     """Read a line of the list: name, type, shape, shape in bytes as stored, and offset into BODY."""
->>>>>>> speed
     cursor.reading = reading
     name = cursor.name()
     cursor.reading = f"tensor {name!r}"

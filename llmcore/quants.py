@@ -39,11 +39,7 @@ def dequantize(
     raw         uint8, as `loader` gives it; if it is not contiguous, it is copied first
     type        GGUF's name of the type, such as "Q4_K"; one of SUPPORTED, else UnsupportedModel
     byte_order  "<" or ">", that of the file
-<<<<<<< HEAD
-    out         C-contiguous float32 array to fill and return; without it, F32 is a view of raw
-=======
     out         C-contiguous float32 array to fill and return; without it, little-endian F32 is a view of raw
->>>>>>> speed
     """
     dtype, weights = block_of(type, byte_order)
     blocks = np.ascontiguousarray(raw).view(dtype)
@@ -129,11 +125,7 @@ def _decode(type, blocks):
 
 
 def _field(values):
-<<<<<<< HEAD
-    """One field of n blocks: float16 -> float32 (n, 1); anything else -> its bytes (n, size)."""
-=======
     """One field of n blocks: float16 -> float32 (n, 1); all else -> its little-endian bytes (n, size)."""
->>>>>>> speed
     if values.dtype.kind == "f":
         return values.astype(np.float32)[:, None]
     if values.ndim == 1:

@@ -58,11 +58,7 @@ def test_the_size_of_the_batch_changes_nothing(llama, batch, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:the text ends here")
 def test_texts_end_as_they_do_alone(llama):
-<<<<<<< HEAD
-    """By an end token, a stop string (over pieces and characters), a number of tokens, a full context."""
-=======
     """By an end token, a stop string (over pieces and characters), the number of tokens, a full context."""
->>>>>>> speed
     prompts = [llama.encode_prompt(prompt) if isinstance(prompt, str) else prompt for prompt in PROMPTS]
     how = Sampling(temperature=0)
     ninth = list(llama.tokens(prompts[0], max_tokens=9, sampling=how, seed=0, ignore_eos=True))[-1].id

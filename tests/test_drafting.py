@@ -76,11 +76,7 @@ def test_after_drafts_that_were_not_worth_it_a_longer_match_is_needed():
 
 
 def after(guesser, n_guessed, n_written):
-<<<<<<< HEAD
-    """What the guesser has learned once a guess of so many tokens led to a pass that wrote so many."""
-=======
     """What the guesser has learned once a pass that wrote so many tokens checked a guess of so many."""
->>>>>>> speed
     guesser.n_guessed, guesser.n_before = n_guessed, 100
     guesser(list(range(100 + n_written)), 50)  # nothing repeats itself here
     return guesser.n_next

@@ -39,11 +39,7 @@ class Cursor:
         return ModelFileError(f"{self.path}: {self.reading} {problem}")
 
     def require(self, n_bytes: int) -> None:
-<<<<<<< HEAD
-        """So many bytes must be left."""
-=======
         """Raises ModelFileError if fewer bytes are left."""
->>>>>>> speed
         size = len(self.map)
         if n_bytes > size - self.at:
             where = f"at byte {self.at}, past the end of the file ({size})"
@@ -56,11 +52,7 @@ class Cursor:
         return self.at - n_bytes
 
     def number(self, code: str) -> Any:
-<<<<<<< HEAD
-        """Read one number."""
-=======
         """Read one number, of the type that struct calls `code`."""
->>>>>>> speed
         return self.numbers(code, 1).item()
 
     def numbers(self, code: str, count: int) -> np.ndarray:
@@ -98,13 +90,8 @@ class Cursor:
             end = start + read_length(file, end)[0]
             if end > limit:
                 raise self.error(
-<<<<<<< HEAD
-                    f"has {end - start} bytes in string {len(texts) + 1} of {count} at byte {start}; the file "
-                    f"({size} bytes) has {limit - start} left for it; is the download complete?"
-=======
                     f"has {end - start} bytes in string {len(texts) + 1} of {count} at byte {start}, but the "
                     f"file ({size} bytes) has {limit - start} left for it; is the download complete?"
->>>>>>> speed
                 )
             texts.append(file[start:end].decode("utf-8", "surrogateescape"))
         self.at = end
@@ -132,11 +119,7 @@ class Cursor:
         return values, f"arr[{name},{count}]"
 
     def values(self, kind: int, count: int) -> tuple[Any, str]:
-<<<<<<< HEAD
-        """Read so many values of a type; returns them, and the type's name."""
-=======
         """Read values of one type, an id of VALUE_TYPES; returns them and its name."""
->>>>>>> speed
         if kind not in VALUE_TYPES:
             raise self.error(f"has a value of type {kind}; GGUF has types 0 to {max(VALUE_TYPES)}")
         name, code = VALUE_TYPES[kind]

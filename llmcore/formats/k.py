@@ -39,11 +39,7 @@ def q4_k(scale, offset, scales, offsets, rest, q):
 
 
 def q5_k(scale, offset, scales, offsets, rest, high, low):
-<<<<<<< HEAD
-    """176 bytes, 5.5 bits. As Q4_K; bit g of byte i of `high` is the fifth bit of weight i of group g."""
-=======
     """176 bytes, 5.5 bits. As Q4_K, with bit g of byte i of `high` as the fifth bit of group g's weight i."""
->>>>>>> speed
     q4 = q4_k(scale, offset, scales, offsets, rest, low)
     return q4._replace(q=q4.q | split(high, 1, run=32) * 16)
 

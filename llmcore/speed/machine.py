@@ -145,15 +145,8 @@ def use_threads(n: int | None = None) -> bool:
     if setter is None:
         told = os.environ.get(VARIABLES[0]) == str(wanted)
         if n is not None and not told:
-<<<<<<< HEAD
-            warnings.warn(
-                f"NumPy's BLAS here cannot be told to use {n} threads; set {VARIABLES[0]} before it starts",
-                stacklevel=3,
-            )
-=======
             what = f"NumPy's BLAS here cannot be told to use {n} threads"
             warnings.warn(f"{what}; set {VARIABLES[0]} before Python starts", stacklevel=3)
->>>>>>> speed
         return told
     threads.use(wanted, setter)
     return True
