@@ -143,14 +143,15 @@ class LLM:
         texts = self.texts(prompts, batch=batch, sampling=Sampling(**sampling), **options)
         return (text.text for text in texts)
 
-    def chat(self, messages: list[dict], **options) -> Iterator[str]:
+    def chat(self, messages: list[dict], *, tools=None, **options) -> Iterator[str]:
         """Answer a conversation, messages like {"role": "user", "content": "Hello"}; options as of `generate`.
 
-        Raises what `generate` raises, and what `chat.encode_chat` does.
+        `tools` are Python functions or schemas that the model may call, see `chat.tools_for`. Raises what `generate`
+        raises, and what `chat.encode_chat` does.
         """
         from .chat import encode_chat  # here, because a text that is only continued needs no template
 
-        return self.generate(encode_chat(self.tokenizer, messages), **options)
+        return self.generate(encode_chat(self.tokenizer, messages, tools=tools), **options)
 
     def texts(self, prompts: Iterable[str | Sequence[int]], *, batch: int, stop=(), **options) -> Iterator:
         """What `generate_batch` is made of: each text with the tokens it consists of, and why it ended."""

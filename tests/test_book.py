@@ -24,9 +24,9 @@ ORDER = [
     *("ffn/dense", "ffn", "ffn/experts", "families", "config", "tensors", "weights", "model"),
     *("sampling", "writing"),
     *("speed/machine", "speed/mapped", "speed/int8", "speed/holding", "speed/filling", "speed/drafting"),
-    *("speed/batching", "chat/template", "chat/prompt"),
+    *("speed/batching", "chat/messages", "chat/template"),
     *("chat/literals", "chat/tools", "chat/arguments", "chat/calls", "chat/tags", "chat/formats"),
-    *("chat/reasoning", "chat/answer", "chat", "llm"),
+    *("chat/reasoning", "chat/prompt", "chat/answer", "chat", "llm"),
     *("chat/session", "cli/interrupt", "cli/options", "cli/report", "cli/command", "cli/inspect", "cli/hub", "cli/get"),
     *("cli/batch", "cli/chat", "chat/__main__", "generate", "__main__"),
 ]
@@ -99,7 +99,7 @@ def test_the_sandboxed_child_imports_little():
     code = "import sys, llmcore.chat.template; print([name for name in sys.modules if name.startswith('llmcore')])"
     done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, check=True)
     assert set(ast.literal_eval(done.stdout.decode())) <= {
-        *("llmcore", "llmcore.errors", "llmcore.chat", "llmcore.chat.template", "llmcore.chat.prompt"),
+        *("llmcore", "llmcore.errors", "llmcore.chat", "llmcore.chat.template", "llmcore.chat.messages"),
     }
 
 
