@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -38,9 +38,8 @@ def load(
 
     Raises ModelFileError and UnsupportedModel, and MemoryError for a model that does not fit.
     """
-    for name, value in (("context_length", context_length), ("threads", threads)):
-        if value is not None:
-            whole(name, value)
+    context_length = None if context_length is None else whole("context_length", context_length)
+    threads = None if threads is None else whole("threads", threads)
     file = read_gguf(path)
     if not file.tensors:
         raise ModelFileError(f"{file.path}: holds a vocabulary and no tensors; llmcore.load_tokenizer opens it")
@@ -76,6 +75,15 @@ def load_tokenizer(path) -> Tokenizer:
     """
     file = read_gguf(path)
     return Tokenizer.from_metadata(file.metadata, file.path)
+
+
+def sampling_of(options: dict) -> Sampling:
+    """The sampling that keyword arguments ask for. Raises ValueError for a name that none has."""
+    known = [field.name for field in fields(Sampling)]
+    for name in options.keys() - known:
+        other = "; LLM.chat takes tools" if name == "tools" else ""
+        raise ValueError(f"there is no option {name!r}{other}; of sampling there are {', '.join(known)}")
+    return Sampling(**options)
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,7 @@ class LLM:
         context is full. Raises ContextOverflow for a prompt that is too long, ValueError for a value out of range.
         """
         options = {"max_tokens": max_tokens, "seed": seed, "ignore_eos": ignore_eos, "draft": draft}
-        tokens = self.tokens(prompt, sampling=Sampling(**sampling), **options)
+        tokens = self.tokens(prompt, sampling=sampling_of(sampling), **options)
         return decode_tokens(self.tokenizer, self._warn_of_full_context(tokens), stop)
 
     def generate_batch(
@@ -140,7 +148,7 @@ class LLM:
         rounding only; together they take a fraction of the time. Raises the same, before anything runs.
         """
         options = {"max_tokens": max_tokens, "seed": seed, "stop": stop, "ignore_eos": ignore_eos}
-        texts = self.texts(prompts, batch=batch, sampling=Sampling(**sampling), **options)
+        texts = self.texts(prompts, batch=batch, sampling=sampling_of(sampling), **options)
         return (text.text for text in texts)
 
     def chat(self, messages: list[dict], *, tools=None, **options) -> Iterator[str]:

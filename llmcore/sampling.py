@@ -54,7 +54,9 @@ def sample(
     # In the order of ids: of logits that differ by rounding alone either may be the larger, and the draw must not care.
     order = np.argsort(ids)
     ids, logits = ids[order], logits[order]
-    return int(rng.choice(ids, p=softmax(logits.astype(np.float64) / sampling.temperature)))
+    with np.errstate(over="ignore"):  # a tiny temperature makes all but the largest as good as impossible
+        scaled = (logits.astype(np.float64) - logits.max()) / sampling.temperature
+    return int(rng.choice(ids, p=softmax(scaled)))
 
 
 def penalize_repeats(logits_V, ids, penalty):

@@ -36,9 +36,16 @@ def encode_chat(
     messages = [disarm.message(message) for message in plain_messages(messages)]
     given = {"tools": disarm.value(tools), **{name: disarm.value(value) for name, value in variables.items()}}
     options = given | {"bos_token": bos, "eos_token": eos, "add_generation_prompt": add_generation_prompt}
-    text = _complete(partial(render_template, tokenizer.chat_template, **options), messages)
-    ids = disarm.encode(text)
-    return [tokenizer.bos_id, *ids] if tokenizer.add_bos and ids[:1] != [tokenizer.bos_id] else ids
+    render = partial(render_template, tokenizer.chat_template, **options)
+    try:
+        text = _complete(render, messages)
+    except ModelFileError as error:
+        if tools is not None:
+            raise
+        with suppress(ValueError):  # a template made for tools alone may take an empty list
+            return disarm.finish(_complete(partial(render, tools=[], functions=[]), messages))
+        raise error from None
+    return disarm.finish(text)
 
 
 class Disarm:
@@ -79,8 +86,8 @@ class Disarm:
             return [self.value(item) for item in value]
         return self._text(value) if isinstance(value, str) else value
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of a prompt that the template made of disarmed messages."""
+    def finish(self, text: str) -> list[int]:
+        """The ids of a prompt that the template made of disarmed messages, with one BOS if the model wants it."""
         tokenizer = self.tokenizer
         pieces, types = tokenizer.special.split(text), tokenizer.user_defined.ids
         written = {tokenizer.tokens[piece] for piece in pieces if isinstance(piece, int)}
@@ -92,7 +99,7 @@ class Disarm:
         for piece in pieces:
             is_token = isinstance(piece, int)
             ids += [piece] if is_token else plain.encode(piece.translate(table), add_special=False)
-        return ids
+        return [tokenizer.bos_id, *ids] if tokenizer.add_bos and ids[:1] != [tokenizer.bos_id] else ids
 
     def _text(self, text):
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
