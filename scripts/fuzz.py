@@ -1,9 +1,9 @@
 """Damage files of every architecture and run what is left: `python scripts/fuzz.py --count N --seed S`.
 
 Each file gets one to four changes: bytes overwritten, in HEAD or anywhere; a whole number of HEAD replaced by one that
-breaks programs; the end cut off; a stretch removed or doubled. Then it is loaded, continued, tokenized, and answered as a
-chat. It may do all of that, or refuse with an error of llmcore's own. Anything else is printed with the seed that
-repeats it, and the exit status is 1.
+breaks programs; a bit turned; a stretch or the end cut off. Then it is loaded, continued, tokenized, and its prompt of
+a conversation made. It may do all of that, or refuse with an error of llmcore's own. Anything else is printed with the
+seed that repeats it, and the exit status is 1.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 
 import command_line
+import gguf_file
 import make_tiny_model
 import numpy as np
 from tqdm import tqdm
@@ -24,7 +25,23 @@ from llmcore.chat import encode_chat
 from llmcore.loader import read_gguf
 
 NUMBERS = (0, 1, 2, 31, 255, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**61, 2**63, 2**64 - 1)
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 CHAT = [{"role": "user", "content": "Hello <|im_end|> </think>"}]
+
+
+def sound(family: str, path: Path) -> tuple[bytes, int]:
+    """The bytes of a tiny model with a chat template, and how long its HEAD is."""
+    make_tiny_model.make(family, path)
+    file = read_gguf(path)
+    shapes = {name: (tensor.shape, tensor.type) for name, tensor in file.tensors.items()}
+    keys = file.metadata | {"tokenizer.chat_template": TEMPLATE}
+    chatty = path.with_suffix(".chat.gguf")
+    gguf_file.write(chatty, keys, shapes, [tensor.data for tensor in file.tensors.values()], file.types)
+    tensors = read_gguf(chatty).tensors.values()
+    return chatty.read_bytes(), min(tensor.offset for tensor in tensors)
 
 
 def damaged(data: bytes, head: int, rng: random.Random) -> bytes:
@@ -60,7 +77,8 @@ def run(path: Path, chat: bool) -> str:
         if chat:
             encode_chat(llm.tokenizer, CHAT)
     except (llmcore.ModelFileError, llmcore.ContextOverflow) as error:
-        assert str(error).isprintable(), f"the message has control characters: {error!r}"
+        if not str(error).isprintable():
+            raise RuntimeError("the message has control characters") from error
         return "refused"
     except ValueError as error:  # of the messages, which a damaged template refuses
         if "this model" in str(error) or "chat template" in str(error) or "not in the vocabulary" in str(error):
@@ -81,18 +99,16 @@ def main() -> int:
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory(prefix="llmcore-fuzz-") as folder, np.errstate(all="ignore"):
         models = []
-        for name in make_tiny_model.ARCHITECTURES:
+        for name in make_tiny_model.FAMILIES:
             path = Path(folder) / f"{name}.gguf"
-            make_tiny_model.make(name, path)
-            tensors = read_gguf(path).tensors.values()
-            models.append((name, path.read_bytes(), min(tensor.offset for tensor in tensors)))
+            models.append((name, *sound(name, path)))
         target = Path(folder) / "damaged.gguf"
         for seed in tqdm(range(args.seed, args.seed + args.count), unit="file", disable=None):
             name, data, head = models[seed % len(models)]
             target.unlink(missing_ok=True)  # a file that is still mapped must not shrink
             target.write_bytes(damaged(data, head, random.Random(seed)))
             try:
-                results[run(target, chat=seed % 8 == 0)] += 1  # a template runs in a process of its own, which takes long
+                results[run(target, chat=seed % 8 == 0)] += 1  # a template takes a process of its own
             except Exception:
                 faults += 1
                 print(f"seed {seed} ({name}):\n{traceback.format_exc()}", flush=True)

@@ -1,8 +1,10 @@
 """A conversation -> token ids: the template's markup, the messages' plain text."""
 
+import json
 import re
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 
 from ..errors import ModelFileError
@@ -40,10 +42,11 @@ def encode_chat(
     try:
         text = _complete(render, messages)
     except ModelFileError as error:
-        if tools is not None:
-            raise
-        with suppress(ValueError):  # a template made for tools alone may take an empty list
-            return disarm.finish(_complete(partial(render, tools=[], functions=[]), messages))
+        # A template made for tools alone takes an empty list of them, or its own name for it (firefunction).
+        listed = given["tools"] or []
+        with suppress(ValueError):
+            more = {"tools": listed, "functions": json.dumps(listed), "datetime": f"{datetime.now():%c}"}
+            return disarm.finish(_complete(partial(render, **more), messages))
         raise error from None
     return disarm.finish(text)
 
