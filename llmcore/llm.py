@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -39,9 +39,8 @@ def load(
 
     Raises ModelFileError and UnsupportedModel, and MemoryError for a model that does not fit.
     """
-    for name, value in (("context_length", context_length), ("threads", threads)):
-        if value is not None:
-            whole(name, value)
+    context_length = None if context_length is None else whole("context_length", context_length)
+    threads = None if threads is None else whole("threads", threads)
     file = read_gguf(path)
     if not file.tensors:
         raise ModelFileError(f"{file.path}: a vocabulary, no tensors; llmcore.load_tokenizer opens it")
@@ -78,6 +77,15 @@ def load_tokenizer(path) -> Tokenizer:
     """
     file = read_gguf(path)
     return Tokenizer.from_metadata(file.metadata, file.path)
+
+
+def sampling_of(options: dict) -> Sampling:
+    """The sampling that keyword arguments ask for. Raises ValueError for a name that none has."""
+    known = [field.name for field in fields(Sampling)]
+    for name in options.keys() - known:
+        other = "; LLM.chat takes tools" if name == "tools" else ""
+        raise ValueError(f"there is no option {name!r}{other}; of sampling there are {', '.join(known)}")
+    return Sampling(**options)
 
 
 @dataclass(frozen=True)
@@ -122,13 +130,9 @@ class LLM:
         context is full. Raises ContextOverflow for a prompt that is too long, ValueError for a value out of
         range.
         """
-        options: dict[str, Any] = {
-            "max_tokens": max_tokens,
-            "seed": seed,
-            "ignore_eos": ignore_eos,
-            "draft": draft,
-        }
-        tokens = self.tokens(prompt, sampling=Sampling(**sampling), **options)
+        options: dict[str, Any] = {"max_tokens": max_tokens, "seed": seed, "ignore_eos": ignore_eos}
+        options["draft"] = draft
+        tokens = self.tokens(prompt, sampling=sampling_of(sampling), **options)
         return decode_tokens(self.tokenizer, self._warn_of_full_context(tokens), stop)
 
     def generate_batch(
@@ -148,18 +152,19 @@ class LLM:
         by rounding only; together they take a fraction of the time. Raises the same, before anything runs.
         """
         options = {"max_tokens": max_tokens, "seed": seed, "stop": stop, "ignore_eos": ignore_eos}
-        texts = self.texts(prompts, batch=batch, sampling=Sampling(**sampling), **options)
+        texts = self.texts(prompts, batch=batch, sampling=sampling_of(sampling), **options)
         return (text.text for text in texts)
 
-    def chat(self, messages: list[dict], **options) -> Iterator[str]:
+    def chat(self, messages: list[dict], *, tools=None, **options) -> Iterator[str]:
         """Answer a conversation, messages like {"role": "user", "content": "Hello"}; options as of
         `generate`.
 
-        Raises what `generate` raises, and what `chat.encode_chat` does.
+        `tools` are Python functions or schemas that the model may call, see `chat.tools_for`. Raises what
+        `generate` raises, and what `chat.encode_chat` does.
         """
         from .chat import encode_chat  # here, because a text that is only continued needs no template
 
-        return self.generate(encode_chat(self.tokenizer, messages), **options)
+        return self.generate(encode_chat(self.tokenizer, messages, tools=tools), **options)
 
     def texts(self, prompts: Iterable[str | Sequence[int]], *, batch: int, stop=(), **options) -> Iterator:
         """What `generate_batch` is made of: each text with the tokens it consists of, and why it ended."""

@@ -18,6 +18,15 @@ from .weights import Weights
 Guesser = Callable[[Sequence[int], int], list[int]]
 
 
+def finite(logits: np.ndarray, n_tokens: int) -> None:
+    """Raises ModelFileError for logits that are not finite: whatever followed from them would be noise."""
+    if not np.isfinite(logits.max()):
+        raise ModelFileError(
+            f"the logits after {n_tokens} tokens are not finite numbers: weights of the model are damaged (a scale"
+            " of a block may be infinite or no number); fetch the file again"
+        )
+
+
 class Writer:
     """Writes one text: holds the ids of its prompt and its tokens so far, and chooses the next.
 
@@ -50,15 +59,8 @@ class Writer:
         self.n_left, self.last_end = (max_tokens, MAX_TOKENS) if max_tokens <= room else (room, CONTEXT_FULL)
 
     def choose(self, logits_V: np.ndarray) -> Token:
-        """The next token, from the logits after the last; it is appended to the ids.
-
-        Raises ModelFileError for logits that are not finite: whatever was chosen from them would be noise.
-        """
-        if not np.isfinite(logits_V.max()):
-            raise ModelFileError(
-                f"the logits after {len(self.ids)} tokens are not finite numbers: weights are damaged"
-                " (a scale of a block may be infinite or no number); fetch the file again"
-            )
+        """The next token, from the logits after the last; it is appended to the ids. Raises as `finite` does."""
+        finite(logits_V, len(self.ids))
         token_id = sample(logits_V, self.ids, self.sampling, self.rng, self.breakers)
         self.ids.append(token_id)
         self.n_left -= 1

@@ -39,6 +39,7 @@ from llmcore.cli.command import decoded
 from llmcore.model import prefill, unembed
 from llmcore.speed.holding import WEIGHTS
 from llmcore.speed.machine import restart_with_threads
+from llmcore.writing import finite
 
 ROWS = 64  # positions whose logits are in memory at a time: 67 MB for a vocabulary of 262,144
 
@@ -85,6 +86,7 @@ def log_probabilities(llm: llmcore.LLM, ids_T: np.ndarray) -> Iterator[tuple[np.
     for start in range(len(ids_T) // 2, len(ids_T) - 1, ROWS):
         stop = min(start + ROWS, len(ids_T) - 1)
         logits_RV = unembed(llm.weights, llm.config, x_TD[start:stop])
+        finite(logits_RV, start + 1)
         logits_RV -= logits_RV.max(axis=1, keepdims=True)
         logits_RV -= np.log(np.exp(logits_RV).sum(axis=1, dtype=np.float64, keepdims=True)).astype(np.float32)
         yield ids_T[start + 1 : stop + 1], logits_RV

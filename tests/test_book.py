@@ -24,11 +24,11 @@ ORDER = """
     mixers/duality mixers/mamba mixers/mamba2 mixers/side_by_side mixers/rwkv7
     ffn/activations ffn/dense ffn ffn/experts ffn/beside ffn/per_layer
     families config tensors weights model
-    samplers samplers/options sampling samplers/dry samplers/logit_bias samplers/penalties samplers/top_n_sigma
+    samplers samplers/options samplers/of_file sampling samplers/dry samplers/logit_bias samplers/penalties samplers/top_n_sigma
     samplers/typ_p samplers/xtc writing
     speed/machine speed/mapped speed/int8 speed/holding speed/filling speed/drafting speed/batching
-    chat/template chat/prompt chat/literals chat/tools chat/arguments chat/calls chat/tags chat/formats
-    chat/reasoning chat/answer chat llm chat/session
+    chat/messages chat/template chat/literals chat/tools chat/arguments chat/calls chat/tags chat/formats
+    chat/reasoning chat/prompt chat/answer chat llm chat/session
     cli/interrupt cli/options cli/report cli/command cli/inspect cli/hub cli/get cli/batch cli/chat
     chat/__main__ generate __main__
 """.split()  # noqa: SIM905
@@ -113,7 +113,7 @@ def test_the_sandboxed_child_imports_little():
     code = "import sys, llmcore.chat.template; print([m for m in sys.modules if m.startswith('llmcore')])"
     done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, check=True)
     assert set(ast.literal_eval(done.stdout.decode())) <= {
-        *("llmcore", "llmcore.errors", "llmcore.chat", "llmcore.chat.template", "llmcore.chat.prompt"),
+        *("llmcore", "llmcore.errors", "llmcore.chat", "llmcore.chat.template", "llmcore.chat.messages"),
     }
 
 

@@ -251,7 +251,7 @@ def test_control_tokens_in_messages_are_plain_text(chatml, in_process):
     # ... and it is all there, as what the user typed
     # Spaces come after a user-defined token
     assert attack.replace(" ", "") in made.decode(ids).replace(" ", "")
-    # a user-defined token is no control token, and found in any text
+    # a user-defined token is no control token, and found in any text, unless the template uses it as markup
     assert ids.count(made.special.ids["<think>"]) == 3
 
 
@@ -307,6 +307,6 @@ def test_a_model_without_a_template_cannot_chat(tokenizer):
 
 
 def test_llm_chat_is_generate_on_the_ids(llama, monkeypatch):
-    monkeypatch.setattr("llmcore.chat.encode_chat", lambda tokenizer, messages: [1, 50, len(messages)])
+    monkeypatch.setattr("llmcore.chat.encode_chat", lambda tokenizer, messages, tools: [1, 50, len(messages)])
     options = {"max_tokens": 5, "temperature": 0, "ignore_eos": True}
     assert "".join(llama.chat(USER, **options)) == "".join(llama.generate([1, 50, 1], **options))

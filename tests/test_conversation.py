@@ -15,8 +15,8 @@ from conftest import ROOT, real_model, tiny_llama
 from rewrite import rewrite
 
 import llmcore
-from llmcore.chat.session import THINK, THOUGHT, told_apart
-from llmcore.tokenizers.streaming import Splitter
+from llmcore.chat.reasoning import TAGS
+from llmcore.chat.session import Told
 
 pty = pytest.importorskip("pty", reason="there are no pseudo-terminals here")
 
@@ -311,15 +311,16 @@ def test_generate_answers_with_chat_and_says_what_it_does_without(model):
         (["why</think>", "so"], True, "so", "why</think>"),
         (["a <thi", "s> b"], False, "a <this> b", ""),
         (["never ends"], True, "", "never ends"),
-        (["a<think>b</think>c<think>d</think>"], False, "ac", "<think>b</think><think>d</think>"),
+        # Speaks about tags
+        (["<think>b</think>c<think>d</think>"], False, "c<think>d</think>", "<think>b</think>"),
         ([], False, "", ""),
     ],
 )
 def test_reasoning_is_told_from_the_answer(pieces, thinking, answer, thought):
     for cut in (pieces, list("".join(pieces))):
-        tags = Splitter([THOUGHT if thinking else THINK])
-        found = [part for piece in cut for part in told_apart(tags, piece)]
-        found.append((tags.rest(), tags.marks == [THOUGHT]))
+        told = Told(TAGS, [], thinking)
+        found = [part for piece in cut for part in told.feed(piece)]
+        found.append(told.rest())
         assert "".join(piece for piece, is_thought in found if not is_thought) == answer
         assert "".join(piece for piece, is_thought in found if is_thought) == thought
 
@@ -333,7 +334,8 @@ def test_reasoning_that_the_template_opens_is_dimmed_and_closed_in_the_history(t
         terminal.expect("\n> ")
         terminal.say(f"/save {tmp_path}/talk.json")
     talk = json.loads((tmp_path / "talk.json").read_text(encoding="utf-8"))
-    assert re.fullmatch(r"<think>\n.*\n</think>\n\n", talk[1]["content"], re.DOTALL)
+    assert talk[1]["content"] == ""
+    assert talk[1]["reasoning_content"]
 
 
 def test_ctrl_c_ends_a_script(endless):

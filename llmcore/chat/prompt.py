@@ -1,70 +1,155 @@
-"""A conversation -> token ids: the template's control tokens, the messages' plain text."""
+"""A conversation -> token ids: the template's markup, the messages' plain text."""
 
+import json
 import re
 from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
 from functools import partial
 
 from ..errors import ModelFileError
+from .messages import plain_messages
+from .reasoning import reasoning_of
 from .template import render_template
 
+ROLES = {"system", "developer", "user", "assistant", "tool", "function", "ipython", "model"}
 
-def encode_chat(tokenizer, messages: list[dict], *, add_generation_prompt: bool = True) -> list[int]:
-    """The ids of a conversation, ready for the model's answer: the template's control tokens, the messages'
-    plain text.
 
-    One BOS, whether the template writes it or the tokenizer adds it. Raises what `render_template` raises,
-    ValueError also for a model without a template, or one whose template has no place for a system message.
+def encode_chat(
+    tokenizer, messages: list[dict], *, tools=None, add_generation_prompt: bool = True, **variables
+) -> list[int]:
+    """The ids of a conversation, ready for the model's answer: the template's markup, the messages' plain
+    text.
+
+    `tools` are Python functions or schemas, see `tools_for`; `variables` are further names that the template
+    reads. Whatever the template uses as markup is plain text in all of these. One BOS, whether the template
+    writes it or the tokenizer adds it. Raises what `render_template` raises, ValueError also for a model
+    without a template, or one whose template has no place for a system message, or leaves out the last
+    message.
     """
     if tokenizer.chat_template is None:
         raise ValueError("this model has no chat template: it continues texts (generate), and answers none")
+    if tools is not None:
+        from .tools import tools_for  # here, because most conversations have none
+
+        tools = tools_for(tools)
     bos, eos = (None if i is None else tokenizer.tokens[i] for i in (tokenizer.bos_id, tokenizer.eos_id))
-    template = partial(render_template, tokenizer.chat_template, bos_token=bos, eos_token=eos)
-    disarmed, stand_ins = _disarm(messages, tokenizer)
-    text = _with_system(partial(template, add_generation_prompt=add_generation_prompt), disarmed)
-    ids: list[int] = []
-    for piece in tokenizer.special.split(text):
-        ids += (
-            [piece]
-            if isinstance(piece, int)
-            else tokenizer.encode(piece.translate(stand_ins), add_special=False)
-        )
-    return [tokenizer.bos_id, *ids] if tokenizer.add_bos and ids[:1] != [tokenizer.bos_id] else ids
+    disarm = Disarm(tokenizer)
+    messages = [disarm.message(message) for message in plain_messages(messages)]
+    given = {"tools": disarm.value(tools), **{name: disarm.value(value) for name, value in variables.items()}}
+    options = given | {"bos_token": bos, "eos_token": eos, "add_generation_prompt": add_generation_prompt}
+    render = partial(render_template, tokenizer.chat_template, **options)
+    try:
+        text = _complete(render, messages)
+    except ModelFileError as error:
+        # A template made for tools alone takes an empty list of them, or its own name for it (firefunction).
+        listed = given["tools"] or []
+        with suppress(ValueError):
+            more = {"tools": listed, "functions": json.dumps(listed), "datetime": f"{datetime.now():%c}"}
+            return disarm.finish(_complete(partial(render, **more), messages))
+        raise error from None
+    return disarm.finish(text)
 
 
-def _disarm(messages, tokenizer):
-    """The messages without the text of any control token, and the table that `str.translate` takes the
-    changes back by.
+class Disarm:
+    """Makes plain text of the tokens in messages, and knows them again in the prompt.
 
-    Where such a text begins, its first character gets a stand-in: a lone surrogate, which no text has (those
-    of the messages become U+FFFD, as in encode). So the template sees all else as it is, and may trim, split
-    and compare it.
+    Where the text of a token begins, its first character gets a stand-in: a lone surrogate, which no text has
+    (those of the messages become U+FFFD, as in encode). So the template sees all else as it is, and may trim,
+    split and compare it; and what still is the text of a token in the prompt was written by the template. Of
+    the user-defined tokens, which are found in any text, those that the template writes or looks for are
+    markup, as control tokens are; the others (white space, words, tags of HTML) are tokens in messages, too.
     """
-    heads = tokenizer.special.heads.items()
-    stand_ins = {}
 
-    def disarm(value, role=False):
+    def __init__(self, tokenizer):
+        """Nothing is disarmed yet."""
+        self.tokenizer, self.stand_ins = tokenizer, {}
+        user_defined = tokenizer.user_defined.ids
+        self.named = {
+            text for text in user_defined if may_be_markup(text) and text in tokenizer.chat_template
+        }
+        markers = reasoning_of(tokenizer.chat_template)
+        is_text = markers and not any(
+            text in markers.open + markers.close
+            for text in tokenizer.special.ids.keys() - user_defined.keys()
+        )
+        self.markers = markers if is_text and not markers.anywhere else None
+
+    def message(self, message: dict) -> dict:
+        """A message with all its texts disarmed. The thought that an answer begins with keeps its markers."""
+        plain = self.value(message)
+        if message["role"] in ROLES:  # the program's word, which templates compare
+            plain["role"] = message["role"]
+        if message["role"] == "assistant" and self.markers:
+            plain["content"] = self._answer(message["content"])
+        return plain
+
+    def value(self, value):
         """The same value with every text in it disarmed, whatever it is nested in."""
         if isinstance(value, dict):
-            return {disarm(key): disarm(item, role=key == "role") for key, item in value.items()}
+            return {self.value(key): self.value(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
-            return [disarm(item) for item in value]
-        if not isinstance(value, str) or role:  # a role is the program's word; templates compare it
-            return value
-        text = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        present = [token for head, tokens in heads if head in text for token in tokens if token in text]
-        control = [token for token in present if token not in tokenizer.user_defined.ids]
-        if not control:
+            return [self.value(item) for item in value]
+        return self._text(value) if isinstance(value, str) else value
+
+    def finish(self, text: str) -> list[int]:
+        """The ids of a prompt that the template made of disarmed messages, with one BOS if the model wants
+        it.
+        """
+        tokenizer = self.tokenizer
+        pieces, types = tokenizer.special.split(text), tokenizer.user_defined.ids
+        written = {tokenizer.tokens[piece] for piece in pieces if isinstance(piece, int)}
+        markup = self.named | {text for text in written if may_be_markup(text)}
+        found = {text: i for text, i in types.items() if text not in markup}
+        plain = replace(tokenizer, user_defined=type(tokenizer.special)(found, tokenizer.special.strips))
+        table = {ord(stand_in): head for head, stand_in in self.stand_ins.items()}
+        ids = []
+        for piece in pieces:
+            is_token = isinstance(piece, int)
+            ids += [piece] if is_token else plain.encode(piece.translate(table), add_special=False)
+        return [tokenizer.bos_id, *ids] if tokenizer.add_bos and ids[:1] != [tokenizer.bos_id] else ids
+
+    def _text(self, text):
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        special, user_defined = self.tokenizer.special, self.tokenizer.user_defined.ids
+        present = [
+            token
+            for head, tokens in special.heads.items()
+            if head in text
+            for token in tokens
+            if token in text
+        ]
+        armed = [token for token in present if token not in user_defined or may_be_markup(token)]
+        if not armed:
             return text
-        for token in control:
-            stand_ins.setdefault(token[0], chr(0xDD00 + len(stand_ins)))
-        begins = re.compile(f"(?=({'|'.join(map(re.escape, control))}))(.)", re.DOTALL)
-        return begins.sub(lambda match: stand_ins[match[2]], text)
+        for token in armed:
+            self.stand_ins.setdefault(token[0], chr(0xDD00 + len(self.stand_ins)))
+        begins = re.compile(f"(?=({'|'.join(map(re.escape, armed))}))(.)", re.DOTALL)
+        return begins.sub(lambda match: self.stand_ins[match[2]], text)
 
-    return disarm(messages), {ord(stand_in): head for head, stand_in in stand_ins.items()}
+    def _answer(self, text):
+        """An answer: templates look for the markers of the thought that it begins with, to leave that out."""
+        head, close, rest = text.partition(self.markers.close)
+        thought = head.lstrip().removeprefix(self.markers.open)
+        opened = thought != head.lstrip()
+        looks = re.search(rf"split\(\s*['\"]{re.escape(self.markers.close)}", self.tokenizer.chat_template)
+        if not close or not (opened or looks):
+            return self._text(text)
+        return (self.markers.open if opened else "") + self._text(thought) + close + self._text(rest)
 
 
-def _with_system(render, messages):
-    """`render(messages)`; ValueError if their system text is refused or makes no difference."""
+def may_be_markup(token: str) -> bool:
+    """Whether a user-defined token is more than a word, white space or punctuation.
+
+    >>> [may_be_markup(token) for token in ("</think>", "▁▁", "the", "```")]
+    [True, False, False, False]
+    """
+    plain = token.replace("▁", "")
+    return any(map(str.isalpha, plain)) and not plain.isalnum()
+
+
+def _complete(render, messages):
+    """`render(messages)`; ValueError if a system text or the last message is refused or makes no difference."""
     system = [message for message in messages if message.get("role") == "system"]
     advice = (
         "this model's chat template has no system role: put that text at the head of the first user message"
@@ -80,8 +165,20 @@ def _with_system(render, messages):
                 render([message for message in messages if message not in system])
                 error = ValueError(f"{advice} ({refusal})")
         raise error from None
-    # A template may rewrite the text, but then another text makes another prompt.
-    other = [message | {"content": "?"} if message in system else message for message in messages]
-    if any(str(message.get("content")).strip() not in text for message in system) and render(other) == text:
+    if _leaves_out(system, messages, text, render):
         raise ValueError(advice)
+    if _leaves_out(messages[-1:], messages, text, render):
+        role = messages[-1]["role"]
+        raise ValueError(f"this model's chat template leaves out the last message, of the role {role!r}")
     return text
+
+
+def _leaves_out(some, messages, text, render):
+    """Whether the prompt would be the same with another text in some of the messages."""
+    if all(message["content"].strip() in text for message in some):
+        return False
+    # A template may rewrite the text, but then another text makes another prompt.
+    other = [message | {"content": "?"} if message in some else message for message in messages]
+    with suppress(ValueError):
+        return render(other) == text
+    return False

@@ -14,11 +14,13 @@ class Reasoning:
 
     `anywhere`: the opening marker is a control token, so it opens a thought after text, too. A tag of plain
     letters such as <think> does so only where nothing else was said before: an answer may speak about tags.
+    `silent`: further markup of an answer, neither thought nor said.
     """
 
     open: str
     close: str
     anywhere: bool = False
+    silent: tuple[str, ...] = ()
 
 
 TAGS = Reasoning("<think>", "</think>")
@@ -26,7 +28,15 @@ TAGS = Reasoning("<think>", "</think>")
 # What the template's text has -> its markers; the first that fits counts, so what is special stands first.
 TABLE = (
     ("<|channel>thought", Reasoning("<|channel>thought", "<channel|>", anywhere=True)),  # Gemma 4
-    ("<|channel|>analysis", Reasoning("<|channel|>analysis<|message|>", "<|end|>", anywhere=True)),  # gpt-oss
+    (
+        "<|channel|>analysis",  # gpt-oss
+        Reasoning(
+            "<|channel|>analysis<|message|>",
+            "<|end|>",
+            anywhere=True,
+            silent=("<|start|>assistant", "<|channel|>final<|message|>", "<|channel|>commentary<|message|>"),
+        ),
+    ),
     ("to=self", Reasoning(" to=self<|message|>", "<|eom|>", anywhere=True)),
     ("<seed:think>", Reasoning("<seed:think>", "</seed:think>")),
     ("<mm:think>", Reasoning("<mm:think>", "</mm:think>")),

@@ -15,8 +15,8 @@ from ..llm import LLM
 from ..sampling import Sampling
 from ..tokenizers.streaming import STOP_STRING, Splitter, TextDecoder, stop_strings
 from .prompt import encode_chat
+from .reasoning import TAGS, Reasoning, reasoning_of
 
-THINK, THOUGHT = "<think>", "</think>"  # what reasoning models write around their reasoning
 CLOSED = "closed"  # how an answer ends whose reader went away
 
 
@@ -60,6 +60,7 @@ class Session:
     def __post_init__(self):
         """Begin with an empty cache."""
         self._stops = stop_strings(self.stop)
+        self._markers = reasoning_of(self.llm.tokenizer.chat_template or "") or TAGS
         self._cache, self._ids = (
             self.llm.empty_cache(),
             [],
@@ -82,46 +83,37 @@ class Session:
         # One token at least is left to process: its logits choose the next.
         n_cached = self._cache.truncate(min(n_equal(self._ids, ids), len(ids) - 1))
         self._ids = list(ids)
-        times, written, end = [time.perf_counter()], [], CLOSED
-        thinking = self.llm.tokenizer.decode(ids[-8:], special=True).rstrip().endswith(THINK)
-        if thinking:
-            written.append(THINK + "\n")
+        times, said, thought, end = [time.perf_counter()], [], [], CLOSED
         try:
-            for token, event in self._events(ids, seed, thinking, times):
+            for token, event in self._events(ids, seed, times):
                 end = token.end or end
-                written.append(event.piece)
+                (thought if event.is_reasoning else said).append(event.piece)
                 yield event
             end = STOP_STRING if end == CLOSED else end
         finally:
-            text = "".join(written)
-            if text.rfind(THINK) > text.rfind(THOUGHT):
-                text += f"\n{THOUGHT}\n\n"  # or the template would not know what to leave out
             if len(times) > 1:
-                self.messages.append({"role": "assistant", "content": text})
+                self.messages.append(as_message("".join(said), "".join(thought), self._markers))
             self.last = Done(end, len(ids) - n_cached, n_cached, times)
         yield self.last
 
-    def _events(self, ids, seed, thinking, times):
+    def _events(self, ids, seed, times):
         """(token, piece of text) for each token, until the answer ends or a stop string comes."""
         max_tokens = self.max_tokens or self.llm.context_length
         options = {"sampling": self.sampling, "seed": seed, "draft": self.draft, "cache": self._cache}
-        decoder, stops = TextDecoder(self.llm.tokenizer), Splitter(self._stops)
-        tags = Splitter([THOUGHT if thinking else THINK])
+        prompt_end = self.llm.tokenizer.decode(ids[-16:], special=True).rstrip()
+        text = Told(self._markers, self._stops, thinking=prompt_end.endswith(self._markers.open))
+        decoder = TextDecoder(self.llm.tokenizer)
         for token in self.llm.tokens(ids, max_tokens=max_tokens, **options):
             if len(times) == 1:
                 self._cache.keep()  # the next answer may have to come back to the end of this prompt
             times.append(time.perf_counter())
             self._ids.append(token.id)
-            found = list(stops.feed(*decoder.feed(token)))
-            stopped = any(mark for _, mark in found)
-            pieces = [text for text, _ in found[: 1 if stopped else None]]
-            if token.end and not stopped:
-                pieces.append(stops.rest())
-            for piece in pieces or [""]:
-                for text, is_reasoning in told_apart(tags, piece):
-                    yield token, Text(text, is_reasoning)
-            if token.end or stopped:
-                yield token, Text(tags.rest(), tags.marks == [THOUGHT])
+            pieces = list(text.feed(*decoder.feed(token)))
+            if token.end and not text.stopped:
+                pieces.append(text.rest())
+            for piece, is_reasoning in pieces or [("", text.thinking)]:
+                yield token, Text(piece, is_reasoning)
+            if token.end or text.stopped:
                 return
 
     def _fit(self, drop_oldest):
@@ -158,18 +150,57 @@ class Session:
         return spelled if len(spelled) <= self.llm.context_length else ids
 
 
-def told_apart(tags: Splitter, piece: str) -> Iterator[tuple[str, bool]]:
-    """(text, whether it is reasoning); the tags count as reasoning and may span pieces."""
-    any_text = False
-    for text, tag in tags.feed(piece):
-        any_text, thinking = True, tags.marks == [THOUGHT]
-        if tag:
-            tags.marks = [THINK if thinking else THOUGHT]
-        yield (text + tag if tag and thinking else text), thinking
-        if tag and not thinking:
-            yield tag, True
-    if not any_text:
-        yield "", tags.marks == [THOUGHT]
+class Told:
+    """Tells the thought from the answer in a text that arrives in pieces, and finds its stop strings.
+
+    The markers count as reasoning, so that a terminal shows where a thought begins and ends. A marker of
+    plain letters opens a thought only where nothing was said before.
+    """
+
+    def __init__(self, markers: Reasoning, stops: list[str], thinking: bool = False):
+        """`thinking`: the prompt has opened a thought."""
+        self.markers, self.stops, self.thinking = markers, stops, thinking
+        self.stopped, self._said = False, False
+        self._splitter = Splitter(self._marks())
+
+    def feed(self, piece: str, shown: bool = True) -> Iterator[tuple[str, bool]]:
+        """(text that is certain now, whether it is reasoning); `piece` may be hidden, as control tokens are."""
+        for text, mark in self._splitter.feed(piece, shown):
+            if not self.thinking and text.strip():
+                self._said = True
+                self._splitter.marks = self._marks()
+            if text:
+                yield text, self.thinking
+            if mark in self.stops:
+                self.stopped = True
+                return
+            if mark == self.markers.open and self._said and not self.markers.anywhere:
+                yield mark, False
+            elif mark in (self.markers.open, self.markers.close):
+                self.thinking = not self.thinking
+                self._splitter.marks = self._marks()
+                if shown:
+                    yield mark, True
+
+    def rest(self) -> tuple[str, bool]:
+        """What was kept back, at the end of the text."""
+        return self._splitter.rest(), self.thinking
+
+    def _marks(self):
+        if self.thinking:
+            return [*self.stops, self.markers.close]
+        opens = [self.markers.open] if self.markers.anywhere or not self._said else []
+        return [*self.stops, *opens, *self.markers.silent]
+
+
+def as_message(said: str, thought: str, markers: Reasoning) -> dict:
+    """An answer as a message, its thought apart: the template decides which thoughts of earlier answers it
+    repeats.
+    """
+    thought = thought.strip().removeprefix(markers.open).removesuffix(markers.close).strip()
+    if not thought:
+        return {"role": "assistant", "content": said}
+    return {"role": "assistant", "content": said.lstrip("\n"), "reasoning_content": thought}
 
 
 def n_equal(a: list, b: list) -> int:

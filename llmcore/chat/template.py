@@ -17,11 +17,13 @@ import json
 import subprocess
 import sys
 import traceback
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
 from ..errors import ModelFileError
+from .messages import calls_of, text_messages, without_object
 
 SECONDS, WAIT, MEMORY = 2, 20, 1 << 29  # what rendering may take: processor time, time in all, bytes
 LONGEST = 10_000_000  # characters of a prompt
@@ -47,8 +49,6 @@ def render_template(
         import jinja2  # noqa: F401  (the child needs it)
     except ImportError:
         raise ImportError('chat needs jinja2; get it with: pip install "llmcore[chat]"') from None
-    if not all(isinstance(message, dict) for message in messages):
-        raise ValueError('messages must be a list of dicts like {"role": "user", "content": "Hello"}')
     tokens = {
         name: text for name, text in (("bos_token", bos_token), ("eos_token", eos_token)) if text is not None
     }
@@ -57,7 +57,7 @@ def render_template(
         | tokens
         | variables
     )
-    variables["messages"] = [_with_reasoning(message) for message in messages]
+    variables["messages"] = text_messages(messages)
     request = json.dumps({"template": template, "variables": variables, "now": datetime.now().isoformat()})
     # -I -S: the child is to find what we find, and nothing of its environment
     path = [*filter(None, sys.path), str(Path(__file__).parents[2])]
@@ -78,16 +78,11 @@ def render_template(
         answer = json.loads(done.stdout)
     if "refused" in answer:
         raise ValueError(f"the model's chat template refuses these messages: {answer['refused']}")
+    if "broken" in answer and (problem := without_object(variables["messages"])):
+        raise ValueError(f"{problem}; the model's chat template {answer['broken']}")
     if "broken" in answer:
         raise ModelFileError(f"the model's chat template (tokenizer.chat_template) {answer['broken']}")
     return answer["text"]
-
-
-def _with_reasoning(message):
-    """The message, with what the model thought before it under each of the names that templates look for."""
-    names = ("reasoning_content", "thinking", "reasoning")
-    thought = next((message[name] for name in names if message.get(name) is not None), None)
-    return message if thought is None else {"thinking": thought} | message | {"reasoning_content": thought}
 
 
 def _child():
@@ -104,8 +99,12 @@ def _answer(template, variables, now):
     """The text, or why there is none."""
     import jinja2
 
+    for message in variables["messages"]:
+        for call in calls_of(message):
+            if isinstance(call.get("arguments"), dict):
+                call["arguments"] = Arguments(call["arguments"])
     try:
-        text = _environment(now).from_string(template).render(variables)
+        text = _environment(now, variables).from_string(template).render(variables)
     except Exception as error:
         if (
             type(error) is jinja2.TemplateError
@@ -118,10 +117,44 @@ def _answer(template, variables, now):
     return {"text": text} if len(text) <= LONGEST else {"broken": f"writes more than {LONGEST:,} characters"}
 
 
-def _environment(now):
+class Arguments(dict):
+    """The arguments of a call: an object to the templates that write it with tojson, JSON to those that take
+    a text.
+    """
+
+    def __str__(self):
+        return json.dumps(self, ensure_ascii=False)
+
+    def __add__(self, other):
+        return str(self) + other
+
+    def __radd__(self, other):
+        return other + str(self)
+
+
+def lists_in(value) -> Iterator[int]:
+    """The identities of all lists in a value."""
+    if isinstance(value, list):
+        yield id(value)
+    if isinstance(value, list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from lists_in(item)
+
+
+def _environment(now, variables):
     """What Hugging Face's templates expect of Jinja (transformers' utils/chat_template_utils.py)."""
     import jinja2.ext
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
+
+    given = set(lists_in(variables))
+
+    class Sandbox(ImmutableSandboxedEnvironment):
+        """Nothing that came from outside can be changed; a list that the template made may grow (Kimi K2)."""
+
+        def is_safe_attribute(self, obj, attr, value):
+            if type(obj) is list and attr in ("append", "pop") and id(obj) not in given:
+                return SandboxedEnvironment.is_safe_attribute(self, obj, attr, value)
+            return super().is_safe_attribute(obj, attr, value)
 
     class Generation(jinja2.ext.Extension):
         """{% generation %}: what the model itself says, of interest to those who train it."""
@@ -139,10 +172,15 @@ def _environment(now):
 
     def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
         return json.dumps(
-            value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+            value,
+            ensure_ascii=ensure_ascii,
+            indent=indent,
+            separators=separators,
+            sort_keys=sort_keys,
+            default=list,  # what map and select give
         )
 
-    environment = ImmutableSandboxedEnvironment(
+    environment = Sandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
     )
     environment.filters["tojson"] = tojson  # Jinja's own escapes HTML

@@ -160,15 +160,23 @@ def save(chat, path):
 def load(chat, path):
     """Go on with the conversation in a file."""
     try:
-        messages = [(m["role"], m["content"]) for m in json.loads(Path(path).read_text(encoding="utf-8"))]
+        messages = [saved(m) for m in json.loads(Path(path).read_text(encoding="utf-8-sig"))]
     except (ValueError, TypeError, KeyError, RecursionError):
-        messages = [(None, None)]
-    if any(
-        role not in ("system", "user", "assistant") or not isinstance(text, str) for role, text in messages
-    ):
-        raise ValueError(f'{path}: not a list of messages like {{"role": "user", "content": "Hello"}}')
-    chat.session.messages = [{"role": role, "content": text} for role, text in messages]
+        raise ValueError(
+            f'{path}: not a list of messages like {{"role": "user", "content": "Hello"}}'
+        ) from None
+    chat.session.messages = messages
     chat.say(f"{path}: {len(messages)} messages")
+
+
+def saved(message) -> dict:
+    """A message of a file, if it is one of a conversation that /save writes; else ValueError."""
+    kept = {key: message[key] for key in ("role", "content", "reasoning_content") if key in message}
+    if kept["role"] not in ("system", "user", "assistant") or not all(
+        isinstance(v, str) for v in kept.values()
+    ):
+        raise ValueError("no message of a conversation")
+    return {"content": kept["content"], **kept}
 
 
 def stats(chat, _):

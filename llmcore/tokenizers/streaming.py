@@ -97,6 +97,8 @@ def overlap(text: str, mark: str) -> int:
 
 def stop_strings(stop: str | Iterable[str] | None) -> list[str]:
     """Stop strings as a list. Raises ValueError for an empty one and for what is no string."""
+    if not isinstance(stop, str | Iterable | None):
+        raise ValueError(f"stop is {stop!r}; it must be a text or a list of texts")
     stops = [] if stop is None else [stop] if isinstance(stop, str) else list(stop)
     for text in stops:
         if not isinstance(text, str) or not text:
