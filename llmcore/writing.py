@@ -45,7 +45,7 @@ class Writer:
         )
         self.ids, self.n_prompt = array("i", prompt_ids), len(prompt_ids)
         self.sampling, self.rng, self.end_ids = sampling, np.random.default_rng(seed), end_ids
-        self.breakers = breakers
+        self.for_dry = {"breakers": breakers} if breakers else {}
         room = context_length - self.n_prompt + 1  # the last token is never read, so it needs no room
         self.n_left, self.last_end = (max_tokens, MAX_TOKENS) if max_tokens <= room else (room, CONTEXT_FULL)
 
@@ -59,7 +59,7 @@ class Writer:
                 f"the logits after {len(self.ids)} tokens are not finite numbers: weights of the model are damaged"
                 " (a scale of a block may be infinite or no number); fetch the file again"
             )
-        token_id = sample(logits_V, self.ids, self.sampling, self.rng, self.breakers)
+        token_id = sample(logits_V, self.ids, self.sampling, self.rng, **self.for_dry)
         self.ids.append(token_id)
         self.n_left -= 1
         if token_id in self.end_ids:
