@@ -52,7 +52,11 @@ def filters_on(sampling: Sampling) -> list[str]:
     # Of the filters that cut, only these two may drop the most likely token; without them, and without a draw,
     # none of them matters.
     cut = s.temperature > 0 or s.typical_p < 1 or s.xtc_probability > 0
-    on = {"penalties": s.penalty_last_n and penalties, "dry": s.dry_multiplier, "temperature": s.temperature > 0}
+    on = {
+        "penalties": s.penalty_last_n and penalties,
+        "dry": s.dry_multiplier,
+        "temperature": s.temperature > 0,
+    }
     on |= {"top_n_sigma": cut and s.top_n_sigma > 0, "top_k": cut and s.top_k, "typ_p": s.typical_p < 1}
     on |= {"top_p": cut and s.top_p < 1, "min_p": cut and s.min_p, "xtc": s.xtc_probability}
     return ["logit_bias"] * bool(s.logit_bias) + [name for name in s.sequence if on[name]]
@@ -102,7 +106,9 @@ def keep_min_p(ids, logits, p):
 
 def heat(ids, logits, temperature):
     """Logits over the temperature; the largest is moved to 0 first, which no draw sees, so that none overflows."""
-    with np.errstate(over="ignore"):  # to -inf, which is right: next to a temperature near 0 nothing else is likely
+    with np.errstate(
+        over="ignore"
+    ):  # to -inf, which is right: next to a temperature near 0 nothing else is likely
         return ids, (logits.astype(np.float64) - logits.max()) / temperature
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..llm import LLM, load
 from ..speed.machine import restart_with_threads
 from ..tokenizers.streaming import stop_strings
-from .options import sampling_of
+from .options import read_escapes, sampling_given
 
 MODELS = Path("models")
 Say = Callable[[str], None]  # writes a line to standard error, unless the command is to be quiet
@@ -39,18 +39,19 @@ def open_standard_streams() -> None:
 
 
 def command_line(parser: argparse.ArgumentParser, run, argv=None, check=lambda args: None) -> int:
-    """Parse, `check(args)`, `run(args, sampling, say)`; returns the exit status."""
+    """Parse, `check(args)`, `run(args, given, say)`, of sampling what was given; returns the exit status."""
     args = parser.parse_args(argv)
     try:
         check(args)
-        sampling = sampling_of(args)
+        read_escapes(args)
+        given = sampling_given(args)
         stop_strings(args.stop)
     except ValueError as error:
         parser.error(str(error))
     if args.threads is not None:
         restart_with_threads(args.threads)
     say = (lambda text: None) if args.quiet else (lambda text: print(text, file=sys.stderr, flush=True))
-    return status_of(lambda: run(args, sampling, say), say)
+    return status_of(lambda: run(args, given, say), say)
 
 
 def status_of(work: Callable[[], int], say: Say = print) -> int:

@@ -10,7 +10,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 LARGEST = 1e30  # penalty: no token is drawn after it, and it does not overflow
-KNOWN: WeakKeyDictionary = WeakKeyDictionary()  # tokenizer -> {texts: their breakers}, which take a second to find
+KNOWN: WeakKeyDictionary = (
+    WeakKeyDictionary()
+)  # tokenizer -> {texts: their breakers}, which take a second to find
 LONGEST_BREAKER, LONGEST_TAIL = 40, 20  # bytes of a breaker, and tokens of its rest, that are looked at
 
 

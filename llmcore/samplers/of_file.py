@@ -49,7 +49,9 @@ def _as_number(value, default):
         except ValueError:
             return value
     if isinstance(value, float):
-        value = float(np.format_float_positional(np.float32(value), unique=True)) if np.isfinite(value) else value
+        value = (
+            float(np.format_float_positional(np.float32(value), unique=True)) if np.isfinite(value) else value
+        )
         if isinstance(default, int) and value.is_integer():
             return int(value)
     return value

@@ -78,7 +78,9 @@ def _biases(name, value):
         return None
     if not isinstance(value, Mapping):
         raise ValueError(f"{name} is {value!r}; it must map token ids to numbers, like {{15043: -1.0}}")
-    return {whole(f"a token id of {name}", i, least=0): _bias(f"{name} of token {i}", value[i]) for i in value}
+    return {
+        whole(f"a token id of {name}", i, least=0): _bias(f"{name} of token {i}", value[i]) for i in value
+    }
 
 
 def _bias(name, value):
@@ -99,7 +101,9 @@ def _names(name, value):
     """A tuple of the names in SEQUENCE, in any order, each once at most."""
     names = _texts(name, value)
     if not names or not {*names} <= {*SEQUENCE} or len({*names}) < len(names):
-        raise ValueError(f"{name} is {value!r}; it must name each of these once at most: {', '.join(SEQUENCE)}")
+        raise ValueError(
+            f"{name} is {value!r}; it must name each of these once at most: {', '.join(SEQUENCE)}"
+        )
     return names
 
 
