@@ -22,7 +22,6 @@ from .cli.command import Say, command_line, open_model, read_prompt
 from .cli.options import check_generate, generate_parser
 from .cli.report import Clock, report_logprobs, say_choices, timings
 from .llm import LLM
-from .sampling import Sampling
 from .tokenizers.streaming import STOP_STRING, decode_tokens
 
 
@@ -31,20 +30,20 @@ def main(argv: list[str] | None = None) -> int:
     return command_line(generate_parser(), run, argv, check_generate)
 
 
-def run(args: argparse.Namespace, sampling: Sampling, say: Say) -> int:
+def run(args: argparse.Namespace, given: dict, say: Say) -> int:
     """Open, encode, write, print."""
     seed = secrets.randbits(32) if args.seed is None else args.seed
     if args.prompts_file is not None:
         from .cli.batch import run_batch  # here, because one prompt needs no company
 
-        return run_batch(args, sampling, say, lambda llm, prompt: encode(args, llm, prompt), seed)
+        return run_batch(args, given, say, lambda llm, prompt: encode(args, llm, prompt), seed)
     prompt = read_prompt(args)
     llm, load_seconds = open_model(args, say)
     ids = encode(args, llm, prompt, say)
     clock, max_tokens = Clock(), args.max_tokens or llm.context_length
     options = {"max_tokens": max_tokens, "ignore_eos": args.ignore_eos, "draft": args.draft}
-    tokens = clock.watch(llm.tokens(ids, sampling=sampling, seed=seed, **options))
-    say_choices(say, llm, sampling.temperature, seed)
+    tokens = clock.watch(llm.tokens(ids, sampling=llm.sampling(**given), seed=seed, **options))
+    say_choices(say, llm, given, seed)
     if args.logprobs:
         tokens = report_logprobs(tokens, llm, args.logprobs)
     if args.echo:
@@ -64,11 +63,12 @@ def run(args: argparse.Namespace, sampling: Sampling, say: Say) -> int:
 
 def encode(args: argparse.Namespace, llm: LLM, prompt: str, say: Say = lambda text: None) -> list[int]:
     """The ids of a prompt: as it stands, or as a user's message in the model's own chat template."""
-    if args.chat or args.system is not None:
+    if args.chat or args.system is not None or args.template:
         from .chat import encode_chat  # here, because a text that is only continued needs no template
 
         system = [] if args.system is None else [{"role": "system", "content": args.system}]
-        return encode_chat(llm.tokenizer, [*system, {"role": "user", "content": prompt}])
+        messages = [*system, {"role": "user", "content": prompt}]
+        return encode_chat(llm.tokenizer, messages, template=dict(args.template))
     if llm.tokenizer.chat_template is not None:
         say("note: the prompt is continued, not answered; with --chat this model answers it")
     return llm.encode_prompt(prompt)

@@ -1,8 +1,8 @@
 """A loaded model: `load` opens a file, `LLM` turns text into text."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from .config import Config, read_config
 from .errors import ContextOverflow, ModelFileError, whole
 from .loader import read_gguf
 from .model import empty_cache, prefill, unembed
-from .sampling import Sampling
+from .samplers.options import Sampling, sampling_of, sampling_of_file
 from .speed.filling import fill
 from .speed.holding import choose, way_of
 from .speed.machine import allocate_apart, available_memory, keep_freed_memory, use_threads
@@ -56,7 +56,7 @@ def load(
     if n_tokens != n_rows:
         raise ModelFileError(f"{file.path}: the tokenizer has {n_tokens} tokens, but the model {n_rows}")
     fill(jobs, progress)
-    return LLM(config, tokenizer, arrays, context_length, why)
+    return LLM(config, tokenizer, arrays, context_length, why, sampling_of_file(file.metadata, file.path))
 
 
 def _checked_context(config, context_length):
@@ -79,15 +79,6 @@ def load_tokenizer(path) -> Tokenizer:
     return Tokenizer.from_metadata(file.metadata, file.path)
 
 
-def sampling_of(options: dict) -> Sampling:
-    """The sampling that keyword arguments ask for. Raises ValueError for a name that none has."""
-    known = [field.name for field in fields(Sampling)]
-    for name in options.keys() - known:
-        other = "; LLM.chat takes tools" if name == "tools" else ""
-        raise ValueError(f"there is no option {name!r}{other}; of sampling there are {', '.join(known)}")
-    return Sampling(**options)
-
-
 @dataclass(frozen=True)
 class LLM:
     """A model in memory. It keeps no state between calls: every text has a cache of its own."""
@@ -97,6 +88,14 @@ class LLM:
     weights: Weights
     context_length: int
     held: str = ""  # the way the weights are held, and why, in words
+    file_sampling: dict = field(default_factory=dict)  # the options of sampling that the file names
+
+    def sampling(self, **given) -> Sampling:
+        """The options of sampling: those given, else those of the file, else the defaults of `Sampling`.
+
+        Raises ValueError for a value out of range or a name that is no option.
+        """
+        return sampling_of(self.file_sampling | given)
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """The logits after every token of a text; (T,) -> float32 (T, V)."""
@@ -124,7 +123,8 @@ class LLM:
         stop        strings before which the text ends
         ignore_eos  go on when the model ends its text
         draft       guess at most so many tokens ahead where the text repeats itself: the same text, sooner
-        sampling    temperature=0.8, top_k=40 and so on: the fields of `sampling.Sampling`, with its defaults
+        sampling    temperature=0.8, top_k=40 and so on: the fields of `samplers.options.Sampling`; what is not
+                    given is what the file names, else the default
 
         Ends at the model's end of text, before a stop string, after max_tokens, or, with a warning, when the
         context is full. Raises ContextOverflow for a prompt that is too long, ValueError for a value out of
@@ -132,7 +132,7 @@ class LLM:
         """
         options: dict[str, Any] = {"max_tokens": max_tokens, "seed": seed, "ignore_eos": ignore_eos}
         options["draft"] = draft
-        tokens = self.tokens(prompt, sampling=sampling_of(sampling), **options)
+        tokens = self.tokens(prompt, sampling=self.sampling(**sampling), **options)
         return decode_tokens(self.tokenizer, self._warn_of_full_context(tokens), stop)
 
     def generate_batch(
@@ -152,19 +152,32 @@ class LLM:
         by rounding only; together they take a fraction of the time. Raises the same, before anything runs.
         """
         options = {"max_tokens": max_tokens, "seed": seed, "stop": stop, "ignore_eos": ignore_eos}
-        texts = self.texts(prompts, batch=batch, sampling=sampling_of(sampling), **options)
+        texts = self.texts(prompts, batch=batch, sampling=self.sampling(**sampling), **options)
         return (text.text for text in texts)
 
-    def chat(self, messages: list[dict], *, tools=None, **options) -> Iterator[str]:
-        """Answer a conversation, messages like {"role": "user", "content": "Hello"}; options as of
-        `generate`.
+    def chat(
+        self,
+        messages: list[dict],
+        *,
+        tools: Iterable | None = None,
+        template: Mapping | None = None,
+        continue_final_message: bool = False,
+        **options,
+    ) -> Iterator[str]:
+        """Answer a conversation, messages like {"role": "user", "content": "Hello"}.
+
+        tools                   functions or JSON schemas that the model may call
+        template                variables that its chat template reads, like {"enable_thinking": False}
+        continue_final_message  go on with the last message in place of answering it; yields what comes after it
+        options                 those of `generate`
 
         `tools` are Python functions or schemas that the model may call, see `chat.tools_for`. Raises what
         `generate` raises, and what `chat.encode_chat` does.
         """
         from .chat import encode_chat  # here, because a text that is only continued needs no template
 
-        return self.generate(encode_chat(self.tokenizer, messages, tools=tools), **options)
+        said = {"tools": tools, "template": template, "continue_final_message": continue_final_message}
+        return self.generate(encode_chat(self.tokenizer, messages, **said), **options)
 
     def texts(self, prompts: Iterable[str | Sequence[int]], *, batch: int, stop=(), **options) -> Iterator:
         """What `generate_batch` is made of: each text with the tokens it consists of, and why it ended."""
@@ -204,11 +217,12 @@ class LLM:
         """The writer of one text. Raises ContextOverflow, and ValueError for a value out of range."""
         ids = self._checked(self.encode_prompt(prompt) if isinstance(prompt, str) else prompt).tolist()
         end_ids = () if ignore_eos else self.tokenizer.eog_ids
-        limits: dict[str, Any] = {
-            "max_tokens": max_tokens,
-            "context_length": self.context_length,
-            "end_ids": end_ids,
-        }
+        limits: dict[str, Any] = {"max_tokens": max_tokens, "end_ids": end_ids}
+        limits["context_length"] = self.context_length
+        if sampling.logit_bias or sampling.dry_multiplier:
+            from .samplers import prepare  # here, because only these two look at the vocabulary
+
+            limits["breakers"] = prepare(sampling, self.tokenizer)
         return Writer(ids, sampling, seed, **limits)
 
     def empty_cache(self) -> KVCache:

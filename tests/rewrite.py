@@ -21,7 +21,8 @@ def rewrite(source, target, keys=None, tensors=None, drop=(), **options):
     for key, value in (file.metadata | (keys or {})).items():
         if key in drop or key == "general.architecture":
             continue
-        kind, _, item = file.types.get(key, "str").partition("[")
+        new = {int: "i32", float: "f32"}.get(type(value), "str")
+        kind, _, item = file.types.get(key, new).partition("[")
         value = value.tolist() if isinstance(value, np.ndarray) else value
         writer.add_key_value(key, value, VALUE_IDS[kind], VALUE_IDS[item.split(",")[0]] if item else None)
     arrays = {name: dequantize(t.data, t.type, t.byte_order) for name, t in file.tensors.items()} | (

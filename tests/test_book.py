@@ -15,7 +15,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "llmcore"
 ORDER = """
     errors threads metadata
-    formats/mistaken formats/cursor formats/foreign formats formats/simple formats/k formats/other loader quants
+    formats/mistaken formats/cursor formats/foreign formats formats/simple formats/k formats/other
+    loader quants
     tokenizers tokenizers/splits tokenizers/vocabulary tokenizers/bytepairs tokenizers/sentencepiece
     tokenizers/streaming tokenizers/special tokenizer
     ops linear mixers mixers/rope mixers/state cache
@@ -24,8 +25,8 @@ ORDER = """
     mixers/duality mixers/mamba mixers/mamba2 mixers/side_by_side mixers/rwkv7
     ffn/activations ffn/dense ffn ffn/experts ffn/beside ffn/per_layer
     families config tensors weights model
-    samplers samplers/options samplers/of_file sampling samplers/dry samplers/logit_bias samplers/penalties samplers/top_n_sigma
-    samplers/typ_p samplers/xtc writing
+    samplers samplers/options samplers/of_file sampling samplers/dry samplers/logit_bias samplers/penalties
+    samplers/top_n_sigma samplers/typ_p samplers/xtc writing
     speed/machine speed/mapped speed/int8 speed/holding speed/filling speed/drafting speed/batching
     chat/messages chat/template chat/literals chat/tools chat/arguments chat/calls chat/tags chat/formats
     chat/reasoning chat/prompt chat/answer chat llm chat/session

@@ -147,7 +147,7 @@ def scripted(llama, monkeypatch):
 
     def start(prompt, text, draft, context_length=512, end_ids=(), **options):
         script = [*prompt, *text]
-        monkeypatch.setattr("llmcore.writing.sample", lambda logits_V, ids, sampling, rng: script[len(ids)])
+        monkeypatch.setattr("llmcore.writing.sample", lambda logits_V, ids, *_: script[len(ids)])
         tokenizer = replace(llama.tokenizer, eog_ids=frozenset(end_ids))
         llm = LLM(llama.config, tokenizer, llama.weights, context_length)
         return run(llm, prompt, draft, ignore_eos=False, **options)

@@ -2,53 +2,102 @@
 
 import json
 import re
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
+from typing import Any
 
 from ..errors import ModelFileError
 from .messages import plain_messages
 from .reasoning import reasoning_of
 from .template import render_template
 
+OURS = {"messages", "add_generation_prompt", "bos_token", "eos_token", "template", "tools"}
 ROLES = {"system", "developer", "user", "assistant", "tool", "function", "ipython", "model"}
+END = "\udfff "  # behind the text of a message: a lone surrogate, which no text has
 
 
 def encode_chat(
-    tokenizer, messages: list[dict], *, tools=None, add_generation_prompt: bool = True, **variables
+    tokenizer,
+    messages: list[dict],
+    *,
+    add_generation_prompt: bool = True,
+    tools: Iterable | None = None,
+    template: Mapping[str, Any] | None = None,
+    continue_final_message: bool = False,
 ) -> list[int]:
     """The ids of a conversation, ready for the model's answer: the template's markup, the messages' plain
     text.
 
-    `tools` are Python functions or schemas, see `tools_for`; `variables` are further names that the template
-    reads. Whatever the template uses as markup is plain text in all of these. One BOS, whether the template
-    writes it or the tokenizer adds it. Raises what `render_template` raises, ValueError also for a model
-    without a template, or one whose template has no place for a system message, or leaves out the last
-    message.
+    `tools` are functions or JSON schemas (see `tools_for`), `template` further variables that the template
+    reads. With `continue_final_message` the prompt ends with the text of the last message, for the model to
+    go on with. Whatever the template uses as markup is plain text in all of these. One BOS, whether the
+    template writes it or the tokenizer adds it.
+
+    Raises what `render_template` raises, ValueError also for a model without a template, or one whose
+    template has no place for a system message, or leaves out the last message.
     """
     if tokenizer.chat_template is None:
         raise ValueError("this model has no chat template: it continues texts (generate), and answers none")
-    if tools is not None:
-        from .tools import tools_for  # here, because most conversations have none
-
-        tools = tools_for(tools)
     bos, eos = (None if i is None else tokenizer.tokens[i] for i in (tokenizer.bos_id, tokenizer.eos_id))
     disarm = Disarm(tokenizer)
     messages = [disarm.message(message) for message in plain_messages(messages)]
-    given = {"tools": disarm.value(tools), **{name: disarm.value(value) for name, value in variables.items()}}
-    options = given | {"bos_token": bos, "eos_token": eos, "add_generation_prompt": add_generation_prompt}
+    given = disarm.value({"tools": None} | checked_variables(template, tools))
+    options = given | {"bos_token": bos, "eos_token": eos}
+    options["add_generation_prompt"] = add_generation_prompt and not continue_final_message
     render = partial(render_template, tokenizer.chat_template, **options)
+    make = _continued if continue_final_message else _complete
     try:
-        text = _complete(render, messages)
+        text = make(render, messages)
     except ModelFileError as error:
         # A template made for tools alone takes an empty list of them, or its own name for it (firefunction).
         listed = given["tools"] or []
         with suppress(ValueError):
             more = {"tools": listed, "functions": json.dumps(listed), "datetime": f"{datetime.now():%c}"}
-            return disarm.finish(_complete(partial(render, **more), messages))
+            return disarm.finish(make(partial(render, **more), messages))
         raise error from None
     return disarm.finish(text)
+
+
+def checked_variables(template: Mapping[str, Any] | None, tools: Iterable | None) -> dict[str, Any]:
+    """The variables that a template gets beside the messages. Raises ValueError for one that is not a
+    caller's to set, and one that is no JSON value.
+    """
+    variables = {} if template is None else template
+    if not isinstance(variables, Mapping) or not all(isinstance(name, str) for name in variables):
+        raise ValueError(
+            f'template is {template!r}; it must map names to values, like {{"enable_thinking": False}}'
+        )
+    if taken := OURS & variables.keys():
+        raise ValueError(f"template: {min(taken)} is set by the conversation and the model, not by hand")
+    try:
+        json.dumps(dict(variables), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"template: {template!r:.200} holds what is no JSON value ({error})") from None
+    if tools is None:
+        return dict(variables)
+    from .tools import tools_for  # here, because few conversations have tools
+
+    return {**variables, "tools": tools_for(tools)}
+
+
+def _continued(render, messages):
+    """What `render` makes of messages, up to the end of the last one's text, as transformers does it
+    (utils/chat_template_utils.py). Raises ValueError if it has none, or none that the template shows.
+    """
+    final = messages[-1]["content"] if messages else ""
+    if not final:
+        raise ValueError("continue_final_message: the last message has no text to go on with")
+    text = _complete(render, [*messages[:-1], messages[-1] | {"content": final + END}])
+    end = text.rfind(END.strip())
+    if end < 0 or final.strip() not in text:
+        raise ValueError(
+            "continue_final_message: this model's chat template does not show the last message as it is"
+        )
+    # A template that trims texts has trimmed the space of END; then it would have trimmed the text too.
+    return text[:end] if text[end:].startswith(END) else text[:end].rstrip()
 
 
 class Disarm:

@@ -50,12 +50,13 @@ class Session:
     """A model, messages, and what the cache holds of them: what changes from answer to answer."""
 
     llm: LLM
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: Sampling | None = None  # None: what the file says, else the defaults
     max_tokens: int | None = None  # of an answer; None: as many as the context holds
     draft: int | None = None  # tokens to guess ahead, see speed/drafting.py
     stop: str | Sequence[str] = ()
     messages: list[dict] = field(default_factory=list)
     last: Done | None = None  # what the last answer cost
+    template: dict = field(default_factory=dict)  # variables for the chat template
 
     def __post_init__(self):
         """Begin with an empty cache."""
@@ -118,18 +119,21 @@ class Session:
 
     def _fit(self, drop_oldest):
         """(the ids of the conversation, how many turns were dropped so that they fit)."""
-        ids, size = encode_chat(self.llm.tokenizer, self.messages), self.llm.context_length
+        ids, size = self._encoded(self.messages), self.llm.context_length
         room = min(self.max_tokens or size, size // 4)  # for the answer
         problem = f"the conversation has {len(ids)} tokens with this message, the context holds {size}"
         messages, n_dropped = list(self.messages), 0
         while drop_oldest and len(ids) > size - room and len(starts := turns(messages)) > 1:
             del messages[starts[0] : starts[1]]
             n_dropped += 1
-            ids = encode_chat(self.llm.tokenizer, messages)
+            ids = self._encoded(messages)
         if len(ids) > size:
             raise ContextOverflow(problem)
         self.messages = messages
         return ids, n_dropped
+
+    def _encoded(self, messages):
+        return encode_chat(self.llm.tokenizer, messages, template=self.template)
 
     def _as_written(self, ids: list[int]) -> list[int]:
         """The same text in the tokens of the last prompt and answer as far as these spell it, control tokens

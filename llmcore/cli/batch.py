@@ -4,7 +4,6 @@ import json
 import re
 import time
 
-from ..sampling import Sampling
 from .command import open_model, read_text
 from .report import say_choices
 
@@ -20,7 +19,7 @@ def check_batch(args) -> None:
             raise ValueError(f"--{name} is for one prompt, not for --prompts-file")
 
 
-def run_batch(args, sampling: Sampling, say, encode, seed: int) -> int:
+def run_batch(args, given: dict, say, encode, seed: int) -> int:
     """Load, write all texts together, report; `encode(llm, prompt)` gives the ids of a prompt."""
     prompts = re.split(r"\r?\n", read_text(args.prompts_file))
     for n, prompt in enumerate(prompts, 1):
@@ -29,11 +28,15 @@ def run_batch(args, sampling: Sampling, say, encode, seed: int) -> int:
     llm, load_seconds = open_model(args, say)
     prompts_ids = [encode(llm, prompt) for prompt in prompts]
     begin = time.perf_counter()
-    options = {"max_tokens": args.max_tokens or llm.context_length, "sampling": sampling, "seed": seed}
+    options = {
+        "max_tokens": args.max_tokens or llm.context_length,
+        "sampling": llm.sampling(**given),
+        "seed": seed,
+    }
     texts = llm.texts(
         prompts_ids, batch=args.batch or BATCH, stop=args.stop, ignore_eos=args.ignore_eos, **options
     )
-    say_choices(say, llm, sampling.temperature, seed)
+    say_choices(say, llm, given, seed)
     n_texts, n_tokens, status, end = 0, 0, 0, ""
     try:
         for text in texts:

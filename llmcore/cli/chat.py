@@ -21,11 +21,10 @@ import numpy as np
 from ..chat import encode_chat
 from ..chat.session import Dropped, Session, Text, turns
 from ..errors import ContextOverflow
-from ..sampling import Sampling
 from ..tokenizers.streaming import CONTEXT_FULL
 from .command import Say, command_line, dimmed, note, open_model, sentence
 from .options import Parser, add_options
-from .report import timings
+from .report import said_by_file, timings
 
 STOP, DROP = "stop", "drop-oldest"  # what to do when the context is full
 INTERRUPTED = "interrupted"
@@ -117,9 +116,8 @@ def system(chat, text):
     session = chat.session
     rest = [message for message in session.messages if message["role"] != "system"]
     first = [{"role": "system", "content": text}] if text else []
-    encode_chat(
-        session.llm.tokenizer, [*first, *(rest[:1] or [{"role": "user", "content": "?"}])]
-    )  # or it is refused
+    tried = [*first, *(rest[:1] or [{"role": "user", "content": "?"}])]
+    encode_chat(session.llm.tokenizer, tried, template=session.template)  # or it is refused
     session.messages = first + rest
 
 
@@ -183,7 +181,8 @@ def stats(chat, _):
     """Tokens used and left, and what each answer cost."""
     n, size = 0, chat.session.llm.context_length
     if turns(chat.session.messages):
-        n = len(encode_chat(chat.session.llm.tokenizer, chat.session.messages, add_generation_prompt=False))
+        session, plain = chat.session, {"add_generation_prompt": False, "template": chat.session.template}
+        n = len(encode_chat(session.llm.tokenizer, session.messages, **plain))
     chat.say(f"context: {n} of {size} tokens used, {max(0, size - n)} left")
     for i, cost in enumerate(chat.costs, 1):
         chat.say(f"answer {i}: {cost}")
@@ -231,7 +230,7 @@ def turn(chat: Terminal, line: str) -> str | None:
         raise
 
 
-def run(args: argparse.Namespace, sampling: Sampling, say: Say) -> int:
+def run(args: argparse.Namespace, given: dict, say: Say) -> int:
     """Load, then turn by turn."""
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if terminal:
@@ -244,7 +243,9 @@ def run(args: argparse.Namespace, sampling: Sampling, say: Say) -> int:
         print(dimmed(piece) if terminal and is_reasoning else piece, end="", flush=True)
 
     chat = Terminal(
-        Session(llm, sampling, args.max_tokens, args.draft, args.stop),
+        Session(
+            llm, llm.sampling(**given), args.max_tokens, args.draft, args.stop, template=dict(args.template)
+        ),
         np.random.default_rng(seed),
         args.context_policy,
         say=partial(say, dim=terminal),
@@ -256,8 +257,8 @@ def run(args: argparse.Namespace, sampling: Sampling, say: Say) -> int:
     system(chat, args.system or "")  # also tells whether the model can chat at all
     chat.say(f"weights: {llm.held}")
     chat.say(
-        f"load {load_seconds:.2f} s | context {llm.context_length} tokens | seed {seed}"
-        " | /help lists the commands"
+        f"load {load_seconds:.2f} s | context {llm.context_length} tokens | seed {seed} | "
+        + " | ".join([*said_by_file(llm, given), "/help lists the commands"])
     )
     while True:
         try:

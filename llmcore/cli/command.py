@@ -16,7 +16,7 @@ from ..llm import LLM, load
 from ..speed.machine import restart_with_threads
 from ..tokenizers.streaming import stop_strings
 from .interrupt import handle_again, raise_interrupts
-from .options import sampling_of
+from .options import read_escapes, sampling_given
 
 MODELS = Path("models")
 # What lies beside models: a projector of images, statistics of activations.
@@ -61,7 +61,7 @@ def open_standard_streams() -> None:
 
 
 def command_line(parser: argparse.ArgumentParser, run, argv=None, check=lambda args: None) -> int:
-    """Parse, `check(args)`, `run(args, sampling, say)`; returns the exit status."""
+    """Parse, `check(args)`, `run(args, given, say)`, of sampling what was given; returns the exit status."""
 
     def work():
         args = parser.parse_args(argv)
@@ -71,7 +71,8 @@ def command_line(parser: argparse.ArgumentParser, run, argv=None, check=lambda a
                     decoded(f"--{name}", os.fsencode(text))
         try:
             check(args)
-            sampling = sampling_of(args)
+            read_escapes(args)
+            given = sampling_given(args)
             stop_strings(args.stop)
         except ValueError as error:
             parser.error(on_one_line(str(error)))
@@ -79,7 +80,7 @@ def command_line(parser: argparse.ArgumentParser, run, argv=None, check=lambda a
             restart_with_threads(args.threads)
         if args.quiet:
             warnings.showwarning = lambda *_: None
-        return run(args, sampling, (lambda *_, **__: None) if args.quiet else note)
+        return run(args, given, (lambda *_, **__: None) if args.quiet else note)
 
     return status_of(work)
 

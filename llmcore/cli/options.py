@@ -1,13 +1,19 @@
 """What every command that runs a model can be told: a row an option."""
 
 import argparse
+import json
+import os
+import re
 import sys
 from dataclasses import fields
+from typing import Any
 
-from ..sampling import Sampling
+from ..samplers.options import Sampling
 from ..speed.holding import WEIGHTS
 
 DEFAULTS = {field.name: field.default for field in fields(Sampling)}
+ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{2}|[nrt'\"\\])")
+ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -44,12 +50,89 @@ def draft_tokens(text: str) -> int:
     return DRAFT
 
 
-SAMPLING = [  # flag, its value, its type, what it does; the defaults are those of Sampling
-    ("--temperature", "T", float, "0 always takes the most likely token"),
-    ("--top-k", "K", count(0), "choose among the K most likely tokens; 0 is off"),
-    ("--top-p", "P", float, "choose among the fewest whose probabilities reach P; 1 is off"),
-    ("--min-p", "P", float, "drop those less likely than P times the most likely; 0 is off"),
-    ("--repeat-penalty", "R", float, "make the last 64 tokens less likely; 1 is off"),
+def bias(text: str) -> tuple[int, float]:
+    """An argument type: TOKEN_ID+BIAS or TOKEN_ID-BIAS."""
+    parts = re.fullmatch(r"(\d+)([+-].+)", text)
+    try:
+        return int(parts[1]), float(parts[2])
+    except (TypeError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not TOKEN_ID+BIAS or TOKEN_ID-BIAS") from None
+
+
+def variable(text: str) -> tuple[str, Any]:
+    """An argument type: KEY=VALUE, the value JSON or else text."""
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    try:
+        return key, json.loads(value)
+    except (ValueError, RecursionError):
+        return key, value
+
+
+def names(text: str) -> list[str]:
+    """An argument type: names with ; between them."""
+    return [name.strip() for name in text.split(";")]
+
+
+SAMPLING = [  # flag, option of Sampling, its value, its type, what it does; flags and defaults are llama.cpp's
+    ("--temperature", "temperature", "T", float, "0 always takes the most likely token"),
+    ("--top-k", "top_k", "K", count(0), "choose among the K most likely tokens; 0 is off"),
+    ("--top-p", "top_p", "P", float, "choose among the fewest whose probabilities reach P; 1 is off"),
+    ("--min-p", "min_p", "P", float, "drop those less likely than P times the most likely; 0 is off"),
+    ("--repeat-penalty", "repeat_penalty", "R", float, "make the last tokens less likely; 1 is off"),
+    (
+        "--repeat-last-n",
+        "penalty_last_n",
+        "N",
+        count(0),
+        "... so many of them, for all three penalties; 0 is off",
+    ),
+    (
+        "--presence-penalty",
+        "presence_penalty",
+        "R",
+        float,
+        "take R off the logits of tokens that came; 0 is off",
+    ),
+    ("--frequency-penalty", "frequency_penalty", "R", float, "... R for each time they came; 0 is off"),
+    (
+        "--typical",
+        "typical_p",
+        "P",
+        float,
+        "keep the tokens of the most expected surprise, P in all; 1 is off",
+    ),
+    (
+        "--top-nsigma",
+        "top_n_sigma",
+        "N",
+        float,
+        "keep N standard deviations below the best; 0 or less is off",
+    ),
+    ("--xtc-probability", "xtc_probability", "P", float, "leave out the likeliest tokens so often; 0 is off"),
+    ("--xtc-threshold", "xtc_threshold", "P", float, "... those above the last one as likely as P"),
+    ("--dry-multiplier", "dry_multiplier", "M", float, "punish what makes a repetition longer; 0 is off"),
+    ("--dry-base", "dry_base", "B", float, "... by M x B^(its length - the allowed one)"),
+    ("--dry-allowed-length", "dry_allowed_length", "N", count(0), "... N tokens may repeat"),
+    ("--dry-penalty-last-n", "dry_penalty_last_n", "N", count(0), "... among the last N; 0 is off"),
+    ("--samplers", "sequence", "A;B;...", names, "the filters in their order; the others are off"),
+]
+REPEATED = [  # the same for what may be repeated, and is put together by `sampling_given`
+    (
+        "--logit-bias",
+        "logit_bias",
+        "ID+BIAS",
+        bias,
+        "add BIAS (-BIAS, -inf) to the logit of a token; may be repeated",
+    ),
+    (
+        "--dry-sequence-breaker",
+        "dry_sequence_breakers",
+        "STR",
+        str,
+        "no repetition reaches over STR; none: over any",
+    ),
 ]
 OPTIONS = [
     ("--seed", "S", count(0), "the same seed gives the same text; else a new one is taken, and told"),
@@ -77,9 +160,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--system", metavar="S", help="the system message: how a chat model shall answer (as --chat)"
     )
-    for flag, metavar, kind, text in SAMPLING:
-        default = DEFAULTS[flag[2:].replace("-", "_")]
-        parser.add_argument(flag, metavar=metavar, type=kind, default=default, help=f"{text} (%(default)s)")
+    for flag, name, metavar, kind, text in SAMPLING:
+        default = DEFAULTS[name]
+        shown = ";".join(default) if isinstance(default, tuple) else default
+        # None: not given, so that the file may have its own
+        parser.add_argument(flag, dest=name, metavar=metavar, type=kind, help=f"{text} ({shown})")
+    for flag, name, metavar, kind, text in REPEATED:
+        parser.add_argument(flag, dest=name, metavar=metavar, type=kind, action="append", help=text)
     for flag, metavar, kind, text in OPTIONS:
         parser.add_argument(flag, metavar=metavar, type=kind, help=text)
     parser.add_argument(
@@ -88,12 +175,61 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", choices=WEIGHTS, default="auto", help="how weights are held (%(default)s)"
     )
+    parser.add_argument(
+        "--template",
+        metavar="KEY=VALUE",
+        type=variable,
+        action="append",
+        default=[],
+        help="a variable for the chat template, like enable_thinking=false; JSON, else text; may be repeated",
+    )
+    parser.add_argument(
+        "--no-escape",
+        dest="escape",
+        action="store_false",
+        help=r"leave \n, \t, \xHH, ... in --prompt, --system and --stop as they are",
+    )
     parser.add_argument("--quiet", action="store_true", help="write nothing but errors to standard error")
 
 
-def sampling_of(args: argparse.Namespace) -> Sampling:
-    """The sampling that was asked for. Raises ValueError for a number out of range."""
-    return Sampling(**{name: value for name, value in vars(args).items() if name in DEFAULTS})
+def sampling_given(args: argparse.Namespace) -> dict:
+    """The options of sampling that were asked for. Raises ValueError for a value out of range."""
+    given = {name: value for name in DEFAULTS if (value := getattr(args, name)) is not None}
+    if "logit_bias" in given:
+        given["logit_bias"] = dict(given["logit_bias"])
+    if "dry_sequence_breakers" in given:
+        given["dry_sequence_breakers"] = [text for text in given["dry_sequence_breakers"] if text != "none"]
+    Sampling(**given)  # checks them
+    return given
+
+
+def read_escapes(args: argparse.Namespace) -> None:
+    r"""Write out \n, \r, \t, \', \", \\ and \xHH in the texts of the command line, unless --no-escape.
+
+    As llama.cpp does (common/common.cpp), but not in files.
+    """
+    if not args.escape:
+        return
+    for name in ("prompt", "system"):
+        if isinstance(text := getattr(args, name, None), str):
+            setattr(args, name, unescaped(text))
+    for name in ("stop", "dry_sequence_breakers"):
+        if texts := getattr(args, name):
+            setattr(args, name, [unescaped(text) for text in texts])
+
+
+def unescaped(text: str) -> str:
+    r"""The text with its escapes written out; what is none stays.
+
+    >>> unescaped(r"a\nb \x41 \d \\n") == "a\nb A \\d \\n"
+    True
+    """
+
+    def written(match):
+        code = match[1]
+        return bytes([int(code[1:], 16)]) if code[:1] == b"x" else ESCAPES.get(code, code)
+
+    return os.fsdecode(ESCAPE.sub(written, os.fsencode(text)))
 
 
 def check_generate(args: argparse.Namespace) -> None:

@@ -44,11 +44,21 @@ def timings(times: list[float], n_prompt: int, end: str, n_cached: int = 0) -> s
     )
 
 
-def say_choices(say, llm: LLM, temperature: float, seed: int) -> None:
-    """Say what was chosen for the user: the seed, and how weights are held."""
-    if temperature > 0:
-        say(f"seed {seed}")
+def say_choices(say, llm: LLM, given: dict, seed: int) -> None:
+    """Say what was chosen for the user: the seed, what the file says about sampling, how weights are held."""
+    parts = [f"seed {seed}"] if llm.sampling(**given).temperature > 0 else []
+    if line := " | ".join([*parts, *said_by_file(llm, given)]):
+        say(line)
     say(f"weights: {llm.held}")
+
+
+def said_by_file(llm: LLM, given: dict) -> list[str]:
+    """The options of sampling that the file names and nobody gave, in words; none if there are none."""
+    own = {name: value for name, value in llm.file_sampling.items() if name not in given}
+    shown = [
+        f"{name} {';'.join(value) if isinstance(value, tuple) else value}" for name, value in own.items()
+    ]
+    return [f"from the file: {', '.join(shown)}"] if shown else []
 
 
 def report_logprobs(tokens: Iterable[Token], llm: LLM, n: int) -> Iterator[Token]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from numbers import Real
 from typing import Any
@@ -62,11 +63,13 @@ def checked(known, value):
 
 
 def _number(name, value, least, most, want):
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    # Compared before it becomes a float, which the largest whole numbers cannot.
-    if not (is_number and least <= value <= most and abs(value) < math.inf):
+    number = math.nan
+    if isinstance(value, Real) and not isinstance(value, bool):
+        with suppress(OverflowError):  # Python's whole numbers have no end
+            number = float(value)
+    if not (least <= number <= most and math.isfinite(number)):
         raise ValueError(f"{name} is {value!r}; it must be {want}")
-    return float(value)
+    return number
 
 
 def _biases(name, value):
@@ -75,13 +78,15 @@ def _biases(name, value):
         return None
     if not isinstance(value, Mapping):
         raise ValueError(f"{name} is {value!r}; it must map token ids to numbers, like {{15043: -1.0}}")
-    want = "a number of at most a million, or -inf"
     return {
-        whole(f"a token id of {name}", i, least=0): -math.inf
-        if isinstance(bias, float) and bias == -math.inf
-        else _number(f"the bias of token {i} in {name}", bias, -MOST, MOST, want)
-        for i, bias in value.items()
+        whole(f"a token id of {name}", i, least=0): _bias(f"{name} of token {i}", value[i]) for i in value
     }
+
+
+def _bias(name, value):
+    if isinstance(value, Real) and value == -math.inf:
+        return -math.inf
+    return _number(name, value, -MOST, MOST, "a number of at most a million, or -inf")
 
 
 def _texts(name, value):
@@ -103,3 +108,21 @@ def _names(name, value):
 
 
 CHECKS = {"logit_bias": _biases, "dry_sequence_breakers": _texts, "sequence": _names}
+
+
+def sampling_of(options: dict) -> Sampling:
+    """The sampling that keyword arguments ask for. Raises ValueError for a name that none has."""
+    known = [field.name for field in fields(Sampling)]
+    for name in options.keys() - known:
+        other = "; LLM.chat takes tools" if name == "tools" else ""
+        raise ValueError(f"there is no option {name!r}{other}; of sampling there are {', '.join(known)}")
+    return Sampling(**options)
+
+
+def sampling_of_file(metadata, path) -> dict:
+    """The options of sampling that a file names, in place of the defaults of `Sampling`."""
+    if not any(key.startswith("general.sampling.") for key in metadata):
+        return {}
+    from .of_file import read_sampling  # here, because few files have an opinion
+
+    return read_sampling(metadata, path)
