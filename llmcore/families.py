@@ -96,7 +96,7 @@ ARCHITECTURES = {
     "qwen3": replace(_QWEN, qk_norm="head"),
     "qwen3moe": replace(_QWEN, qk_norm="head"),
     "qwen2vl": _QWEN,  # of these three the half that reads text
-    # Published files say [24, 20, 20] for 64 pairs; llama.cpp leaves two unrotated, transformers none, as we do.
+    # Published files say [24, 20, 20] for 64 pairs; llama.cpp leaves two unrotated, transformers does not.
     "qwen3vl": replace(_QWEN, qk_norm="head"),
     "qwen3vlmoe": replace(_QWEN, qk_norm="head"),
     "qwen35": replace(_QWEN_NEXT, rope_sections=True),

@@ -15,7 +15,7 @@ from record_rows import RECORD, VARIANTS, text_of
 from rewrite import rewrite
 
 import llmcore
-from llmcore import ops
+from llmcore.ffn import activations
 from llmcore.loader import read_gguf
 from llmcore.model import forward, prefill, unembed
 from llmcore.quants import dequantize
@@ -141,8 +141,8 @@ def assert_close(ours, theirs):
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-5 * np.abs(theirs).max())
 
 
-def tabled_gelu(x, gelu=ops.gelu):
-    """GELU as llama.cpp computes it on a CPU: between -10 and 10 its input and its result rounded to float16."""
+def tabled_gelu(x, gelu=activations.gelu):
+    """GELU as llama.cpp computes it on a CPU: between -10 and 10 input and result are rounded to float16."""
     y = gelu(x.astype(np.float16).astype(np.float32)).astype(np.float16).astype(np.float32)
     return np.where(np.abs(x) < 10, y, np.maximum(x, 0))
 
@@ -150,8 +150,8 @@ def tabled_gelu(x, gelu=ops.gelu):
 @pytest.fixture
 def table(monkeypatch):
     """llama.cpp's GELU in the place of ours."""
-    monkeypatch.setattr(ops, "gelu", tabled_gelu)
-    monkeypatch.setitem(ops.ACTIVATIONS, "gelu", tabled_gelu)
+    monkeypatch.setattr(activations, "gelu", tabled_gelu)
+    monkeypatch.setitem(activations.ACTIVATIONS, "gelu", tabled_gelu)
 
 
 def has_gelu(llm):
@@ -416,7 +416,7 @@ def test_one_expert_is_none(tmp_path):
 
 
 def test_sections_of_published_files(tmp_path):
-    """Qwen3-VL's say how 64 pairs are shared out among the coordinates of a place; of text they change nothing."""
+    """Qwen3-VL's say how 64 pairs are shared out among the coordinates of a place; text needs none."""
     for name, sections in (("a", [24, 20, 20, 0]), ("b", [22, 21, 21, 0])):
         keys = {"rope.dimension_sections": sections}
         make("qwen3vl", tmp_path / f"{name}.gguf", head_width=128, heads=2, kv_heads=1, set=keys)
