@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,7 +11,8 @@ from .config import Config, read_config
 from .errors import ContextOverflow, ModelFileError, whole
 from .loader import read_gguf
 from .model import empty_cache, prefill, unembed
-from .sampling import Sampling
+from .samplers import prepare, read_sampling
+from .samplers.options import Sampling, sampling_of
 from .speed.filling import fill
 from .speed.holding import choose, way_of
 from .speed.machine import allocate_apart, available_memory, keep_freed_memory, use_threads
@@ -58,7 +59,7 @@ def load(
     if n_tokens != n_rows:
         raise ModelFileError(f"{file.path}: the tokenizer has {n_tokens} tokens, but the model {n_rows}")
     fill(jobs, progress)
-    return LLM(config, tokenizer, arrays, context_length, why, sampling_of_file(file.metadata, file.path))
+    return LLM(config, tokenizer, arrays, context_length, why, read_sampling(file.metadata, file.path))
 
 
 def _checked_context(config, context_length):
@@ -70,15 +71,6 @@ def _checked_context(config, context_length):
         what = f"a context of {context_length} tokens is more than the {trained} this model was trained on"
         warnings.warn(what, stacklevel=3)
     return context_length
-
-
-def sampling_of_file(metadata, path) -> dict:
-    """The options of sampling that a file names, in place of the defaults of `Sampling`."""
-    if not any(key.startswith("general.sampling.") for key in metadata):
-        return {}
-    from .samplers.of_file import read_sampling  # here, because few files have an opinion
-
-    return read_sampling(metadata, path)
 
 
 def load_tokenizer(path) -> Tokenizer:
@@ -106,10 +98,7 @@ class LLM:
 
         Raises ValueError for a value out of range or a name that is no option.
         """
-        known = [option.name for option in fields(Sampling)]
-        if unknown := given.keys() - set(known):
-            raise ValueError(f"{min(unknown)} is no option of sampling; there are {', '.join(known)}")
-        return Sampling(**self.file_sampling | given)
+        return sampling_of(self.file_sampling, given)
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """The logits after every token of a text; (T,) -> float32 (T, V)."""
@@ -230,11 +219,7 @@ class LLM:
         ids = self._checked(self.encode_prompt(prompt) if isinstance(prompt, str) else prompt).tolist()
         end_ids = () if ignore_eos else self.tokenizer.eog_ids
         limits = {"max_tokens": max_tokens, "context_length": self.context_length, "end_ids": end_ids}
-        if sampling.logit_bias or sampling.dry_multiplier:
-            from .samplers import prepare  # here, because only these two look at the vocabulary
-
-            limits["breakers"] = prepare(sampling, self.tokenizer)
-        return Writer(ids, sampling, seed, **limits)
+        return Writer(ids, sampling, seed, **limits, breakers=prepare(sampling, self.tokenizer))
 
     def empty_cache(self) -> KVCache:
         """A cache for one text."""

@@ -50,7 +50,8 @@ ORDER = [
         "weights",
         "model",
     ),
-    *("sampling", "writing"),
+    *("samplers/options", "sampling", "samplers/logit_bias", "samplers/top_n_sigma", "samplers/typ_p"),
+    *("samplers/xtc", "samplers/dry", "samplers/of_file", "samplers", "writing"),
     *("speed/machine", "speed/mapped", "speed/int8", "speed/holding", "speed/filling", "speed/drafting"),
     *("speed/batching", "chat/template", "chat/prompt"),
     *("chat/literals", "chat/tools", "chat/arguments", "chat/calls", "chat/tags", "chat/formats"),
@@ -66,6 +67,7 @@ CORE = {"numpy", "gguf", "sentencepiece", "tqdm"}
 # What is imported only once it is needed, against the order: a command, and the kinds that a folder chooses
 # from.
 LATER = {("loader", "cli/inspect"), ("cli/command", "cli/get"), ("cli/options", "cli/batch")}
+LATER |= {("chat/prompt", "chat/tools")}
 LATER |= {("ffn", f"ffn/{kind}") for kind in ("experts", "beside", "per_layer")}
 BOOK_LINES = 2700
 
@@ -168,7 +170,7 @@ def test_a_plain_run_loads_the_book_and_what_its_doors_need(llama_path):
         *("tokenizers/sentencepiece.py", "mixers/__init__.py", "mixers/rope.py"),
         *("mixers/state.py", "mixers/heads.py"),
         *("mixers/keys.py", "mixers/attend.py", "mixers/attention.py"),
-        *("ffn/__init__.py", "ffn/dense.py"),
+        *("ffn/__init__.py", "ffn/dense.py", "samplers/__init__.py", "samplers/options.py"),
     }
 
 

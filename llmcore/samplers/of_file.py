@@ -17,7 +17,7 @@ NAMES = {alias: name for name in SEQUENCE for alias in (name, name.replace("_", 
 NAMES |= {"nucleus": "top_p", "temp": "temperature", "typ": "typ_p"}
 
 
-def read_sampling(metadata: dict, path) -> dict:
+def read_keys(metadata: dict, path) -> dict:
     """{option: value} of what the file names. What is wrong or unknown is told and left out."""
     found, known = {}, {option.name: option for option in fields(Sampling)}
 

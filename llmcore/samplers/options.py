@@ -53,6 +53,16 @@ class Sampling:
         return hash(repr(self))  # a mapping has no hash of its own
 
 
+def sampling_of(file: dict, given: dict) -> Sampling:
+    """The options given, else those of the file, else the defaults. Raises ValueError also for a name that is no
+    option.
+    """
+    known = [option.name for option in fields(Sampling)]
+    if unknown := given.keys() - {*known}:
+        raise ValueError(f"{min(unknown)} is no option of sampling; there are {', '.join(known)}")
+    return Sampling(**file | given)
+
+
 def checked(known, value):
     """The value in the type that the field has. Raises ValueError, with the name, if it cannot be one."""
     if known.name in CHECKS:
