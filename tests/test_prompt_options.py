@@ -39,7 +39,9 @@ def prompt(tokenizer, messages=MESSAGES[:1], **options):
 
 @pytest.mark.parametrize("name", CONTINUED)
 def test_a_continued_prompt_is_that_of_transformers(name, in_process):  # noqa: F811
-    render = partial(chat.render_template, RECORD["templates"][name]["template"], **TOKENS, add_generation_prompt=False)
+    render = partial(
+        chat.render_template, RECORD["templates"][name]["template"], **TOKENS, add_generation_prompt=False
+    )
     try:
         text = _continued(render, MESSAGES)
     except ValueError:
@@ -117,14 +119,18 @@ def test_the_command_line_escapes_and_passes_variables_on(path):
 
 
 def test_what_the_file_says_is_told_with_the_seed(tmp_path):
-    named = rewrite(tiny_llama(), tmp_path / "named.gguf", {"general.sampling.top_k": 5, "general.sampling.temp": 0.6})
+    named = rewrite(
+        tiny_llama(), tmp_path / "named.gguf", {"general.sampling.top_k": 5, "general.sampling.temp": 0.6}
+    )
     options = ("--model", str(named), "--prompt", "a", "--max-tokens", "3", "--seed", "4")
     assert "seed 4 | from the file: temperature 0.6, top_k 5\n" in run(*options)[2]
     assert "seed 4 | from the file: temperature 0.6\n" in run(*options, "--top-k", "40")[2]
 
 
 @pytest.mark.parametrize(
-    "wrong", [("--logit-bias", "5"), ("--logit-bias", "5+inf"), ("--typical", "2"), ("--samplers", "top_k;x")], ids=str
+    "wrong",
+    [("--logit-bias", "5"), ("--logit-bias", "5+inf"), ("--typical", "2"), ("--samplers", "top_k;x")],
+    ids=str,
 )
 def test_bad_options_are_status_2(wrong):
     assert run(*GREEDY, "--prompt", "a", *wrong)[0] == 2

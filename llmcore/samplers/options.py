@@ -54,8 +54,8 @@ class Sampling:
 
 
 def sampling_of(file: dict, given: dict) -> Sampling:
-    """The options given, else those of the file, else the defaults. Raises ValueError also for a name that is no
-    option.
+    """The options given, else those of the file, else the defaults. Raises ValueError also for a name
+    that is no option.
     """
     known = [option.name for option in fields(Sampling)]
     if unknown := given.keys() - {*known}:
