@@ -170,7 +170,7 @@ class LLM:
 
         tools                   functions or JSON schemas that the model may call
         template                variables that its chat template reads, like {"enable_thinking": False}
-        continue_final_message  go on with the last message in place of answering it; yields what comes after it
+        continue_final_message  go on with the last message in place of answering it; yields the rest
         options                 those of `generate`
 
         Raises what `generate` raises, and what `chat.encode_chat` does.

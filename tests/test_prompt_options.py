@@ -118,6 +118,15 @@ def test_the_command_line_escapes_and_passes_variables_on(path):
     assert run(*model, "--prompt", "a", "--template", "messages")[0] == 2
 
 
+def test_an_answer_may_be_begun_by_the_user(path):
+    model = ("--model", str(path), *GREEDY[2:], "--quiet")
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "he\ntwo"}]
+    want = llmcore.load(path).chat(
+        messages, continue_final_message=True, max_tokens=12, temperature=0, ignore_eos=True
+    )
+    assert run(*model, "--prompt", "a", "--prefill", r"he\ntwo")[1] == "".join(want)
+
+
 def test_what_the_file_says_is_told_with_the_seed(tmp_path):
     named = rewrite(
         tiny_llama(), tmp_path / "named.gguf", {"general.sampling.top_k": 5, "general.sampling.temp": 0.6}
