@@ -63,12 +63,14 @@ def run(args: argparse.Namespace, given: dict, say: Say) -> int:
 
 def encode(args: argparse.Namespace, llm: LLM, prompt: str, say: Say = lambda text: None) -> list[int]:
     """The ids of a prompt: as it stands, or as a user's message in the model's own chat template."""
-    if args.chat or args.system is not None or args.template:
+    if args.chat or args.system is not None or args.template or args.prefill is not None:
         from .chat import encode_chat  # here, because a text that is only continued needs no template
 
         system = [] if args.system is None else [{"role": "system", "content": args.system}]
-        messages = [*system, {"role": "user", "content": prompt}]
-        return encode_chat(llm.tokenizer, messages, template=dict(args.template))
+        begun = [] if args.prefill is None else [{"role": "assistant", "content": args.prefill}]
+        messages = [*system, {"role": "user", "content": prompt}, *begun]
+        options = {"template": dict(args.template), "continue_final_message": bool(begun)}
+        return encode_chat(llm.tokenizer, messages, **options)
     if llm.tokenizer.chat_template is not None:
         say("note: the prompt is continued, not answered; with --chat this model answers it")
     return llm.encode_prompt(prompt)

@@ -12,7 +12,8 @@ from .config import Config, read_config
 from .errors import ContextOverflow, ModelFileError, whole
 from .loader import read_gguf
 from .model import empty_cache, prefill, unembed
-from .samplers.options import Sampling, sampling_of, sampling_of_file
+from .samplers import prepare, read_sampling
+from .samplers.options import Sampling, sampling_of
 from .speed.filling import fill
 from .speed.holding import choose, way_of
 from .speed.machine import allocate_apart, available_memory, keep_freed_memory, use_threads
@@ -56,7 +57,7 @@ def load(
     if n_tokens != n_rows:
         raise ModelFileError(f"{file.path}: the tokenizer has {n_tokens} tokens, but the model {n_rows}")
     fill(jobs, progress)
-    return LLM(config, tokenizer, arrays, context_length, why, sampling_of_file(file.metadata, file.path))
+    return LLM(config, tokenizer, arrays, context_length, why, read_sampling(file.metadata, file.path))
 
 
 def _checked_context(config, context_length):
@@ -95,7 +96,7 @@ class LLM:
 
         Raises ValueError for a value out of range or a name that is no option.
         """
-        return sampling_of(self.file_sampling | given)
+        return sampling_of(self.file_sampling, given)
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """The logits after every token of a text; (T,) -> float32 (T, V)."""
@@ -168,7 +169,7 @@ class LLM:
 
         tools                   functions or JSON schemas that the model may call
         template                variables that its chat template reads, like {"enable_thinking": False}
-        continue_final_message  go on with the last message in place of answering it; yields what comes after it
+        continue_final_message  go on with the last message in place of answering it; yields the rest
         options                 those of `generate`
 
         `tools` are Python functions or schemas that the model may call, see `chat.tools_for`. Raises what
@@ -219,11 +220,7 @@ class LLM:
         end_ids = () if ignore_eos else self.tokenizer.eog_ids
         limits: dict[str, Any] = {"max_tokens": max_tokens, "end_ids": end_ids}
         limits["context_length"] = self.context_length
-        if sampling.logit_bias or sampling.dry_multiplier:
-            from .samplers import prepare  # here, because only these two look at the vocabulary
-
-            limits["breakers"] = prepare(sampling, self.tokenizer)
-        return Writer(ids, sampling, seed, **limits)
+        return Writer(ids, sampling, seed, **limits, breakers=prepare(sampling, self.tokenizer))
 
     def empty_cache(self) -> KVCache:
         """A cache for one text."""

@@ -1,9 +1,8 @@
 """Logits -> one token id: a pipeline of filters, then a draw.
 
 The candidates are a pair of arrays, ids and logits, that each filter shortens or changes. The order is
-llama.cpp's (common/sampling.cpp): logit bias, then the penalties ... temperature of `Sampling.sequence`, then
-the draw. What most runs use stands here; each of the rarer filters is a file of samplers/, loaded when asked
-for.
+llama.cpp's (common/sampling.cpp): logit bias, then the filters of `Sampling.sequence`, then the draw. What
+most runs use stands here; each of the rarer filters is a file of samplers/, loaded when asked for.
 """
 
 import math
@@ -49,7 +48,8 @@ def filters_on(sampling: Sampling) -> list[str]:
     """The names of the filters that do anything, in their order."""
     s = sampling
     penalties = (s.repeat_penalty, s.frequency_penalty, s.presence_penalty) != (1, 0, 0)
-    # Without a draw only the filters that may drop the most likely token matter.
+    # Of the filters that cut, only these two may drop the most likely token; without them, and without a
+    # draw, none of them matters.
     cut = s.temperature > 0 or s.typical_p < 1 or s.xtc_probability > 0
     on = {
         "penalties": s.penalty_last_n and penalties,
@@ -90,9 +90,8 @@ def keep_min_p(ids, logits, p):
 
 
 def heat(ids, logits, temperature):
-    """Logits over the temperature; the largest is moved to 0 first, so that none overflows."""
-    # To -inf, which is right: next to a temperature near 0 nothing else is likely
-    with np.errstate(over="ignore"):
+    """Logits over the temperature; first the largest is moved to 0, which no draw sees: it cannot overflow."""
+    with np.errstate(over="ignore"):  # to -inf: near a temperature of 0 nothing else is likely
         return ids, (logits.astype(np.float64) - logits.max()) / temperature
 
 

@@ -25,8 +25,8 @@ ORDER = """
     mixers/duality mixers/mamba mixers/mamba2 mixers/side_by_side mixers/rwkv7
     ffn/activations ffn/dense ffn ffn/experts ffn/beside ffn/per_layer
     families config tensors weights model
-    samplers samplers/options samplers/of_file sampling samplers/dry samplers/logit_bias samplers/penalties
-    samplers/top_n_sigma samplers/typ_p samplers/xtc writing
+    samplers/options sampling samplers/dry samplers/logit_bias samplers/penalties
+    samplers/top_n_sigma samplers/typ_p samplers/xtc samplers/of_file samplers writing
     speed/machine speed/mapped speed/int8 speed/holding speed/filling speed/drafting speed/batching
     chat/messages chat/template chat/literals chat/tools chat/arguments chat/calls chat/tags chat/formats
     chat/reasoning chat/prompt chat/answer chat llm chat/session
@@ -47,6 +47,7 @@ LATER = {
     ("cli/command", "cli/get"),
     ("cli/options", "cli/batch"),
 }
+LATER |= {("chat/prompt", "chat/tools")}
 LATER |= {("ffn", f"ffn/{kind}") for kind in ("experts", "beside", "per_layer")}
 BOOK_LINES = 2700
 

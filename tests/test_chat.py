@@ -307,6 +307,6 @@ def test_a_model_without_a_template_cannot_chat(tokenizer):
 
 
 def test_llm_chat_is_generate_on_the_ids(llama, monkeypatch):
-    monkeypatch.setattr("llmcore.chat.encode_chat", lambda tokenizer, messages, tools: [1, 50, len(messages)])
+    monkeypatch.setattr("llmcore.chat.encode_chat", lambda tokenizer, messages, **_: [1, 50, len(messages)])
     options = {"max_tokens": 5, "temperature": 0, "ignore_eos": True}
     assert "".join(llama.chat(USER, **options)) == "".join(llama.generate([1, 50, 1], **options))

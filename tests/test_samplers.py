@@ -1,4 +1,4 @@
-"""The rarer filters against cases worked out by hand, all filters against llama.cpp's, and what a file names."""
+"""Rarer filters worked out by hand, all filters against llama.cpp's, and what a file names."""
 
 import gzip
 import json
@@ -11,8 +11,9 @@ from conftest import DATA, tiny_llama
 from rewrite import rewrite
 
 import llmcore
-from llmcore.samplers import dry, logit_bias, top_n_sigma, typ_p, xtc
-from llmcore.sampling import FILTERS, Sampling, Text, penalize, sample
+from llmcore.samplers import dry, logit_bias, penalties, top_n_sigma, typ_p, xtc
+from llmcore.samplers.penalties import penalize
+from llmcore.sampling import FILTERS, Sampling, Text, sample
 
 with gzip.open(DATA / "samplers.json.gz") as file:
     RECORDED = json.load(file)
@@ -23,7 +24,8 @@ NAMES = {
     "typ_p": ("typical_p",),
     "xtc": ("xtc_threshold",),
 }
-P = np.float32([0.5, 0.3, 0.15, 0.05])
+SEQUENCE = "penalties dry top_n_sigma top_k typ_p top_p min_p xtc temperature"
+LOGITS = np.log(np.float32([0.5, 0.3, 0.15, 0.05]))
 IDS = np.array([2, 0, 3, 1])
 
 
@@ -31,7 +33,7 @@ def text(so_far=(), breakers=None, seed=0):
     return Text(list(so_far), np.random.default_rng(seed), breakers or {})
 
 
-def kept(filter_, sampling, logits=np.log(P), **seen):
+def kept(filter_, sampling, logits=LOGITS, **seen):
     return filter_.keep(IDS, logits, sampling, text(**seen))[0].tolist()
 
 
@@ -75,7 +77,7 @@ def test_xtc_leaves_the_least_likely_of_the_likely(threshold, ids):
 def test_xtc_comes_as_often_as_it_should():
     seen, rng, s = 0, np.random.default_rng(0), Sampling(xtc_probability=0.3, xtc_threshold=0.2)
     for _ in range(10_000):
-        seen += len(xtc.keep(IDS, np.log(P), s, Text([], rng, {}))[0]) == 3
+        seen += len(xtc.keep(IDS, LOGITS, s, Text([], rng, {}))[0]) == 3
     assert abs(seen - 3000) < 5 * math.sqrt(10_000 * 0.3 * 0.7)
 
 
@@ -159,7 +161,7 @@ def test_the_candidates_and_their_order_are_those_of_llama_cpp(i):
 def test_every_filter_is_recorded_and_in_the_order_of_llama_cpp():
     assert {name for case in RECORDED for name, _ in case["chain"]} >= {*RARE, *FILTERS} - {"temperature"}
     order = ["logit_bias", *Sampling().sequence]
-    assert order == ["logit_bias", "penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"]
+    assert order == ["logit_bias", *SEQUENCE.split()]
 
 
 # In a text

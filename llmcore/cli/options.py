@@ -210,7 +210,7 @@ def read_escapes(args: argparse.Namespace) -> None:
     """
     if not args.escape:
         return
-    for name in ("prompt", "system"):
+    for name in ("prompt", "system", "prefill"):
         if isinstance(text := getattr(args, name, None), str):
             setattr(args, name, unescaped(text))
     for name in ("stop", "dry_sequence_breakers"):
@@ -251,6 +251,8 @@ def generate_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--batch", metavar="N", type=count(1), help="prompts of --prompts-file at a time (8)")
     parser.add_argument("--chat", action="store_true", help="answer the prompt, as a user's message")
+    begun = "the answer begins with S, and goes on from there (as --chat)"
+    parser.add_argument("--prefill", metavar="S", help=begun)
     parser.add_argument("--ignore-eos", action="store_true", help="go on when the model ends its text")
     parser.add_argument("--echo", action="store_true", help="print the prompt before the text")
     logprobs = "tell each token's log-probability, and the N best, on standard error"

@@ -5,12 +5,26 @@ logits. It bears the name that llama.cpp gives the filter in a sequence of sampl
 """
 
 
-def prepare(sampling, tokenizer) -> dict:
-    """What the filters that look at the vocabulary need: DRY's breakers. Raises ValueError for a bias of a token
-    that the model does not have.
-    """
-    from .dry import find_breakers
-    from .logit_bias import check
+def read_sampling(metadata: dict, path) -> dict:
+    """{option: value} of what a file names; `path` is for warnings."""
+    if not any(key.startswith("general.sampling.") for key in metadata):
+        return {}
+    from .of_file import read_keys  # here, because few files have an opinion
 
-    check(sampling, tokenizer.vocab_size)
-    return find_breakers(tokenizer, sampling.dry_sequence_breakers) if sampling.dry_multiplier else {}
+    return read_keys(metadata, path)
+
+
+def prepare(sampling, tokenizer) -> dict:
+    """What the two filters that look at the vocabulary need: DRY's breakers, none if it is off.
+
+    Raises ValueError for a bias of a token that the model does not have.
+    """
+    if sampling.logit_bias:
+        from .logit_bias import check
+
+        check(sampling, tokenizer.vocab_size)
+    if not sampling.dry_multiplier:
+        return {}
+    from .dry import find_breakers
+
+    return find_breakers(tokenizer, sampling.dry_sequence_breakers)

@@ -1,5 +1,4 @@
-"""DRY, don't repeat yourself: a token that would make a repetition longer is less likely, the more the
-longer.
+"""DRY, don't repeat yourself: a token that would make a repetition longer is less likely.
 
 Proposed in text-generation-webui's pull request 5677 (2024); the details are llama.cpp's
 (src/llama-sampler.cpp, as shipped with llama-cpp-python 0.3.36).

@@ -1,4 +1,4 @@
-"""What a file says about sampling: its keys `general.sampling.*`, which llama.cpp reads (common/common.cpp)."""
+"""What a file says about sampling: `general.sampling.*`, as llama.cpp reads it (common/common.cpp)."""
 
 import warnings
 from dataclasses import fields
@@ -17,7 +17,7 @@ NAMES = {alias: name for name in SEQUENCE for alias in (name, name.replace("_", 
 NAMES |= {"nucleus": "top_p", "temp": "temperature", "typ": "typ_p"}
 
 
-def read_sampling(metadata: dict, path) -> dict:
+def read_keys(metadata: dict, path) -> dict:
     """{option: value} of what the file names. What is wrong or unknown is told and left out."""
     found, known = {}, {option.name: option for option in fields(Sampling)}
 
@@ -42,7 +42,10 @@ def read_sampling(metadata: dict, path) -> dict:
 
 
 def _as_number(value, default):
-    """The value, as a whole number where the default is one, as llama.cpp takes it; a float32 by its few digits."""
+    """The value, as a whole number where the default is one, as llama.cpp takes it.
+
+    A float32 is taken by its few digits: 0.6, not 0.6000000238418579.
+    """
     if isinstance(value, str):
         try:
             value = float(value)

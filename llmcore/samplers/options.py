@@ -53,6 +53,16 @@ class Sampling:
         return hash(repr(self))  # a mapping has no hash of its own
 
 
+def sampling_of(file: dict, given: dict) -> Sampling:
+    """The options given, else those of the file, else the defaults. Raises ValueError also for a name
+    that is no option.
+    """
+    known = [option.name for option in fields(Sampling)]
+    if unknown := given.keys() - {*known}:
+        raise ValueError(f"{min(unknown)} is no option of sampling; there are {', '.join(known)}")
+    return Sampling(**file | given)
+
+
 def checked(known, value):
     """The value in the type that the field has. Raises ValueError, with the name, if it cannot be one."""
     if known.name in CHECKS:
@@ -108,21 +118,3 @@ def _names(name, value):
 
 
 CHECKS = {"logit_bias": _biases, "dry_sequence_breakers": _texts, "sequence": _names}
-
-
-def sampling_of(options: dict) -> Sampling:
-    """The sampling that keyword arguments ask for. Raises ValueError for a name that none has."""
-    known = [field.name for field in fields(Sampling)]
-    for name in options.keys() - known:
-        other = "; LLM.chat takes tools" if name == "tools" else ""
-        raise ValueError(f"there is no option {name!r}{other}; of sampling there are {', '.join(known)}")
-    return Sampling(**options)
-
-
-def sampling_of_file(metadata, path) -> dict:
-    """The options of sampling that a file names, in place of the defaults of `Sampling`."""
-    if not any(key.startswith("general.sampling.") for key in metadata):
-        return {}
-    from .of_file import read_sampling  # here, because few files have an opinion
-
-    return read_sampling(metadata, path)

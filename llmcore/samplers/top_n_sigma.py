@@ -1,6 +1,4 @@
-"""Top-n-sigma: candidates within n standard deviations of the largest logit. Tang et al. 2024,
-arXiv:2411.07641.
-"""
+"""Top-n-sigma: candidates within n standard deviations of the largest logit. arXiv:2411.07641."""
 
 import numpy as np
 
