@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from itertools import pairwise
 from math import prod
 
@@ -78,7 +79,9 @@ def each(work: Callable, items: Iterable) -> None:
         _Team.set_blas_threads(
             1
         )  # two threads that both ask for BLAS's own threads would wait for each other
-        helpers += [_Team.pool.submit(run) for _ in range(min(_Team.size, len(todo)) - 1)]
+        with suppress(RuntimeError):  # where the system allows no more threads, fewer do the work
+            for _ in range(min(_Team.size, len(todo)) - 1):
+                helpers.append(_Team.pool.submit(run))
         run()
     finally:
         todo.clear()  # after an error or Ctrl-C nobody wants the rest
