@@ -1,26 +1,28 @@
-"""The KV cache: what the layers keep of every token so far, so that a new token costs one row and not the whole text.
+"""The KV cache: what the layers keep of every token so far, so that a new token costs one row and not the
+whole text.
 
-An attention layer keeps `Rows`, a key and a value a token, which are only ever added to. A recurrent layer keeps a
-`State`, which every pass replaces. `Step` is the other side of a pass: what the layers need to know of the new tokens.
+An attention layer keeps `Rows`, a key and a value a token, which are only ever added to. A recurrent layer
+keeps a `State`, which every pass replaces. `Step` is the other side of a pass: what the layers need to know
+of the new tokens.
 
 Shape key: T new tokens, S rows held + new, K key/value heads, H head width, R rotating pairs.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from .mixers.rope import Rope, rope_table
+from .mixers.state import State
 
 ROOM = 256  # rows that a layer has room for at first, and by which a windowed layer's room exceeds its window
-MARKS = 4  # states that `KVCache.keep` holds on to
 
 
 class Rows:
-    """The rows of one layer, from that of token `first` on; a windowed layer forgets those that no query will see."""
+    """The rows of one layer from token `first` on; a windowed layer forgets those that no query will see."""
 
     def __init__(self, window: int | None = None):
         """An empty one; memory is taken as it fills, not for the whole context."""
@@ -28,7 +30,7 @@ class Rows:
         self.arrays: list[np.ndarray] = []
 
     def append(self, length: int, new_TKH: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Write rows behind the first `length` tokens; returns views (K, S, H) of all rows up to the last of them."""
+        """Write rows behind the first `length` tokens; returns views (K, S, H) of all rows up to the last."""
         n_new = len(new_TKH[0])
         if not self.arrays:
             self.arrays = [np.empty((new.shape[1], 0, new.shape[2]), np.float32) for new in new_TKH]
@@ -37,7 +39,11 @@ class Rows:
         start = length - self.first
         for array, new in zip(self.arrays, new_TKH, strict=True):
             array[:, start : start + n_new] = new.swapaxes(0, 1)
-        return [array[:, : start + n_new] for array in self.arrays]
+        return self.read(length + n_new)
+
+    def read(self, length: int) -> list[np.ndarray]:
+        """Views (K, S, H) of all rows up to that of the last of `length` tokens."""
+        return [array[:, : length - self.first] for array in self.arrays]
 
     def _make_room(self, length, n_new):
         """Move the rows that may still be seen to the front of arrays with room for the new ones."""
@@ -60,7 +66,7 @@ class Rows:
         """Nothing to do: rows stay until no query will see them."""
 
     def reach(self, length: int) -> int:
-        """How many tokens it can go back to: `length`, or 0 where a row that the next query would see is forgotten."""
+        """How many tokens it can go back to: `length`, or 0 where a row that is needed is forgotten."""
         return length if self.first <= (0 if self.window is None else max(0, length + 1 - self.window)) else 0
 
     def truncate(self, length: int) -> None:
@@ -69,76 +75,38 @@ class Rows:
             self.first, self.arrays = 0, []
 
 
-class State:
-    """What a recurrent layer keeps: arrays of fixed shapes, replaced at each pass, zeros before the first token.
-
-    Earlier states are gone, but for a few that are kept by reference: that before the last pass, so that a guess which
-    was wrong costs one pass, and those that `keep` was asked for.
-    """
-
-    def __init__(self, *shapes: tuple[int, ...]):
-        """The state before the first token."""
-        self.arrays: list[np.ndarray] = [np.zeros(shape, np.float32) for shape in shapes]
-        self._pending: list[np.ndarray] | None = None
-        self._at = {0: self.arrays}  # number of tokens -> the state after them
-        self._marks: list[int] = []
-
-    def read(self, length: int) -> list[np.ndarray]:
-        """The arrays after the first `length` tokens, to be read and not to be written to."""
-        return self._at[length]
-
-    def replace(self, *arrays: np.ndarray) -> None:
-        """The arrays after the tokens of this pass; they count once it is committed."""
-        self._pending = list(arrays)
-
-    def commit(self, before: int, after: int) -> None:
-        """The pass that led from the first `before` tokens to `after` is complete."""
-        keep = {0, before, *self._marks}
-        kept = {length: arrays for length, arrays in self._at.items() if length in keep}
-        kept[after] = self.arrays = self._pending
-        self._at, self._pending = kept, None
-
-    def keep(self, length: int) -> None:
-        """Hold on to the state after `length` tokens; of so many MARKS the latest stay."""
-        self._marks = [*(mark for mark in self._marks if mark < length), length][-MARKS:]
-
-    def reach(self, length: int) -> int:
-        """How many tokens it can go back to, at most `length`."""
-        return max(at for at in self._at if at <= length)
-
-    def truncate(self, length: int) -> None:
-        """Forget the tokens past `length`, which `reach` has found."""
-        self._at = {at: arrays for at, arrays in self._at.items() if at <= length}
-        self._marks = [mark for mark in self._marks if mark <= length]
-        self.arrays = self._at[length]
-
-
 class KVCache:
     """What each layer keeps of one text, and `length`, the number of tokens that all layers have taken in.
 
-    The one mutable object of the engine, owned by the caller of `model.forward`. Layers write what is new during a pass;
-    `commit` counts it once all have, so that an exception in between leaves the cache as it was.
+    The one mutable object of the engine, owned by the caller of `model.forward`. Layers write what is new
+    during a pass; `commit` counts it once all have, so that an exception in between leaves the cache as it
+    was.
     """
 
-    def __init__(self, layers: Iterable[Any]):
+    def __init__(self, layers: Iterable[Rows | State]):
         """An empty cache; `mixers.empty_cache` makes the layers of a model."""
         self.length = 0
-        self.layers = list(layers)
+        self.layers: list[Any] = list(layers)
         self._rotations: dict[Rope, np.ndarray] = {}
 
     def append(self, i: int, *new_TKH: np.ndarray) -> list[np.ndarray]:
-        """Write the rows of T new tokens of layer i behind the committed ones: keys and values, or what else it keeps.
+        """Write the rows of T new tokens of layer i behind the committed ones: keys and values, or what else
+        it keeps.
 
         Returns for each (T, K, H) a view (K, S, H) of the rows a query may see, which end with the new ones.
         """
         return self.layers[i].append(self.length, new_TKH)
+
+    def read(self, i: int, n_new: int) -> list[np.ndarray]:
+        """What `append` returned to layer i in this pass of n_new tokens."""
+        return self.layers[i].read(self.length + n_new)
 
     def state(self, i: int) -> list[np.ndarray]:
         """The state of recurrent layer i after the committed tokens."""
         return self.layers[i].read(self.length)
 
     def rotations(self, rope: Rope, n_tokens: int, factors_R: np.ndarray | None) -> np.ndarray:
-        """RoPE's rotations at the positions of the next tokens, complex (n_tokens, R), out of a table that grows."""
+        """RoPE's rotations at the next positions, complex (n_tokens, R), out of a table that grows."""
         stop = self.length + n_tokens
         if rope not in self._rotations or len(self._rotations[rope]) < stop:
             self._rotations[rope] = rope_table(rope, np.arange(max(ROOM, 2 * stop)), factors_R)
@@ -151,15 +119,16 @@ class KVCache:
         self.length += n_tokens
 
     def keep(self) -> None:
-        """Remember this place: `truncate` can come back to it even if a layer is recurrent. The last MARKS count."""
+        """Remember this place: `truncate` can come back to it though a layer is recurrent. Few count."""
         for layer in self.layers:
             layer.keep(self.length)
 
     def truncate(self, length: int) -> int:
         """Forget the tokens past `length`; returns how many are left, which the caller must heed.
 
-        They may be fewer: a windowed layer may have forgotten rows that the next query would see, and a recurrent layer
-        can go back only to the states that are kept. The caller processes what the cache then lacks.
+        They may be fewer: a windowed layer may have forgotten rows that the next query would see, and a
+        recurrent layer can go back only to the states that are kept. The caller processes what the cache then
+        lacks.
         """
         if length >= self.length:
             return self.length
@@ -184,12 +153,15 @@ class Step:
     positions_T: np.ndarray
     texts: list[tuple[slice, KVCache]]  # which rows of x are whose
     rotations: dict[Rope, np.ndarray]  # complex (T, R)
+    # What a layer hands to later ones of this pass
+    handed: dict[str, np.ndarray] = field(default_factory=dict)
+    per_layer_LTE: Any = None  # see ffn/per_layer.py
 
 
 def make_step(
     texts: Sequence[tuple[np.ndarray, KVCache]], ropes: Iterable[Rope], factors_R: np.ndarray | None
 ) -> Step:
-    """The step in which each text's new ids (T,) follow what its cache holds; the texts' rows follow one another."""
+    """The step in which each text's new ids (T,) follow what its cache holds, one text after another."""
     stops = accumulate(len(ids) for ids, _ in texts)
 
     def joined(parts):

@@ -1,8 +1,8 @@
 """Metadata -> one frozen `Config`: what is true of the whole model, and a `LayerPlan` for each layer.
 
-What a family's name alone decides stands in families.py; everything else is read from the metadata, each number by the
-room that computes with it. The rooms below branch on a field of a plan, never on a name. Rules of the keys: llama.cpp's
-src/llama-model.cpp.
+What a family's name alone decides stands in families.py; everything else is read from the metadata, each
+number by the room that computes with it. The rooms below branch on a field of a plan, never on a name. Rules
+of the keys: llama.cpp's src/llama-model.cpp.
 """
 
 import math
@@ -29,6 +29,7 @@ class LayerPlan:
 
     mixer: Any  # the plan of a mixer, see mixers/
     ffn: Any  # the plan of a feed-forward, see ffn/
+    ffn_norm: str | None  # the tensor of the norm before it; None: there is none, or it norms for itself
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Config:
     d_model: int  # {arch}.embedding_length
     layers: tuple[LayerPlan, ...]  # {arch}.block_count, less the spare ones
     norm_eps: float  # {arch}.attention.layer_norm_rms_epsilon, or layer_norm_epsilon
+    per_layer: Any  # the plan of per-layer embeddings, see ffn/per_layer.py, or None
+    parallel: bool  # {arch}.use_parallel_residual: both halves of a block read its input
     final_softcap: float | None  # {arch}.final_logit_softcapping
     embedding_scale: float | None  # {arch}.embedding_scale
     residual_scale: float | None  # {arch}.residual_scale
@@ -58,27 +61,25 @@ class Config:
 
 
 def read_config(metadata: dict, path) -> Config:
-    """The `Config` of a file's metadata; `path` is for error messages. Raises ModelFileError and UnsupportedModel."""
+    """The `Config` of a file; `path` is for errors. Raises ModelFileError and UnsupportedModel."""
     if (found := kind_of_file(metadata)) is not None:
         raise UnsupportedModel(f"{path}: this is {found}")
     name = metadata.get("general.architecture")
     if not isinstance(name, str):
         raise ModelFileError(
-            f"{path}: the metadata has no general.architecture, so this file holds no language model"
+            f"{path}: there is no general.architecture, so this file holds no language model"
         )
     if name not in ARCHITECTURES:
-        raise UnsupportedModel(
-            f"{path}: architecture {name!r} is not supported; we have {', '.join(ARCHITECTURES)}"
-        )
+        ours = ", ".join(ARCHITECTURES)
+        raise UnsupportedModel(f"{path}: architecture {name!r} is not supported; we have {ours}")
     family, keys = ARCHITECTURES[name], Keys(metadata, path, name)
     if not keys.get("attention.causal", bool, True):
-        raise UnsupportedModel(
-            f"{path}: {name}.attention.causal is false: an encoder, not a model that continues text"
-        )
+        raise UnsupportedModel(f"{path}: {name}.attention.causal is false: an encoder, which writes no text")
     context_length = keys.get("context_length", int, least=1)
     d_model = keys.get("embedding_length", int, least=1)
     n_layers, n_spare = read_layer_counts(keys)
     logit_scale = keys.get("logit_scale", float, 0.0)
+    embedding_scale = math.sqrt(d_model) if family.scale_embeddings else 0.0
     return Config(
         architecture=name,
         family=family,
@@ -89,11 +90,10 @@ def read_config(metadata: dict, path) -> Config:
         d_model=d_model,
         layers=tuple(read_layer(keys, family, i) for i in range(n_layers)),
         norm_eps=read_norm_eps(keys, family),
+        per_layer=ffn.read_per_layer(keys, family, n_layers),
+        parallel=family.parallel and keys.get("use_parallel_residual", bool, True),
         final_softcap=keys.get("final_logit_softcapping", float, family.final_softcap) or None,
-        embedding_scale=keys.get(
-            "embedding_scale", float, math.sqrt(d_model) if family.scale_embeddings else 0.0
-        )
-        or None,
+        embedding_scale=keys.get("embedding_scale", float, embedding_scale) or None,
         residual_scale=keys.get("residual_scale", float, 0.0) or None,
         logit_scale=logit_scale**family.logit_power if logit_scale else None,
     )
@@ -109,11 +109,17 @@ def read_vocab_size(keys: Keys, n_tokens: int) -> int:
 
 def read_layer(keys: Keys, family: Family, i: int) -> LayerPlan:
     """The plan of layer i."""
-    has_ffn = not family.one_half or keys.of_layer("feed_forward_length", int, i, 0, least=0) > 0
+    has_ffn = not family.whole_block
+    if family.one_half:
+        has_ffn = keys.of_layer("feed_forward_length", int, i, 0, least=0) > 0
     has_mixer = not family.one_half or not has_ffn
+    plan = ffn.read(keys, family, i) if has_ffn else None
+    beside = family.experts_beside and ffn.has_experts(keys, i)
+    has_norm = has_ffn and family.norms != "post" and not beside
     return LayerPlan(
         mixer=mixer_of(keys, family, i).read(keys, family, i) if has_mixer else None,
-        ffn=ffn.read(keys, family, i) if has_ffn else None,
+        ffn=plan,
+        ffn_norm=family.ffn_norm if has_norm else None,
     )
 
 

@@ -4,6 +4,7 @@ Each message says what is wrong, where, and what to do; the command line prints 
 """
 
 from operator import index
+from typing import Any
 
 
 class ModelFileError(ValueError):
@@ -11,7 +12,7 @@ class ModelFileError(ValueError):
 
 
 class UnsupportedModel(ModelFileError):
-    """The file is sound, but its architecture, tokenizer or tensor type is one we lack; the message lists ours."""
+    """The file is sound, but of an architecture, tokenizer or tensor type that we lack; it lists ours."""
 
 
 class ContextOverflow(ValueError):
@@ -19,11 +20,12 @@ class ContextOverflow(ValueError):
 
 
 class HubError(ValueError):
-    """The Hugging Face hub has no such model, refuses it or cannot be reached; the message says what to do."""
+    """The hub has no such model, refuses it or cannot be reached; the message says what to do."""
 
 
-def whole(name: str, value, least: int = 1) -> int:
-    """A count that a caller gave, as an int of Python. Raises ValueError if it is not a whole number of at least `least`.
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """A count that a caller gave, as an int of Python. Raises ValueError if it is not a whole number of at
+    least `least`.
 
     >>> whole("max_tokens", 2.5)
     Traceback (most recent call last):

@@ -1,7 +1,9 @@
-"""The command `python -m llmcore.generate --model M --prompt P`: open a model, encode the prompt, write, print.
+"""The command `python -m llmcore.generate --model M --prompt P`: open a model, encode the prompt, write,
+print.
 
-With --chat a model that was made for conversations answers the prompt, which is otherwise continued. --prompts-file has
-several prompts continued together, one a line; each line of the output is the text of one, as a JSON string.
+With --chat a model that was made for conversations answers the prompt, which is otherwise continued.
+--prompts-file has several prompts continued together, one a line; each line of the output is the text of one,
+as a JSON string.
 
 Only text goes to standard output; the seed, a progress bar and one line of timings go to standard error.
 Exit status: 0, 1 for a bad file or prompt, 2 for bad arguments, 130 on Ctrl-C.
@@ -16,8 +18,8 @@ import argparse
 import secrets
 import sys
 
-from .cli.command import Parser, Say, command_line, open_model, read_prompt
-from .cli.options import add_options, count
+from .cli.command import Say, command_line, open_model, read_prompt
+from .cli.options import check_generate, generate_parser
 from .cli.report import Clock, report_logprobs, say_choices, timings
 from .llm import LLM
 from .sampling import Sampling
@@ -26,7 +28,7 @@ from .tokenizers.streaming import STOP_STRING, decode_tokens
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    return command_line(parser(), run, argv, check)
+    return command_line(generate_parser(), run, argv, check_generate)
 
 
 def run(args: argparse.Namespace, sampling: Sampling, say: Say) -> int:
@@ -35,23 +37,13 @@ def run(args: argparse.Namespace, sampling: Sampling, say: Say) -> int:
     if args.prompts_file is not None:
         from .cli.batch import run_batch  # here, because one prompt needs no company
 
-        return run_batch(
-            args, sampling, say, lambda llm, prompt: encode(args, llm, prompt, lambda text: None), seed
-        )
+        return run_batch(args, sampling, say, lambda llm, prompt: encode(args, llm, prompt), seed)
     prompt = read_prompt(args)
     llm, load_seconds = open_model(args, say)
     ids = encode(args, llm, prompt, say)
     clock, max_tokens = Clock(), args.max_tokens or llm.context_length
-    tokens = clock.watch(
-        llm.tokens(
-            ids,
-            max_tokens=max_tokens,
-            sampling=sampling,
-            seed=seed,
-            ignore_eos=args.ignore_eos,
-            draft=args.draft,
-        )
-    )
+    options = {"max_tokens": max_tokens, "ignore_eos": args.ignore_eos, "draft": args.draft}
+    tokens = clock.watch(llm.tokens(ids, sampling=sampling, seed=seed, **options))
     say_choices(say, llm, sampling.temperature, seed)
     if args.logprobs:
         tokens = report_logprobs(tokens, llm, args.logprobs)
@@ -70,7 +62,7 @@ def run(args: argparse.Namespace, sampling: Sampling, say: Say) -> int:
     return status
 
 
-def encode(args: argparse.Namespace, llm: LLM, prompt: str, say: Say) -> list[int]:
+def encode(args: argparse.Namespace, llm: LLM, prompt: str, say: Say = lambda text: None) -> list[int]:
     """The ids of a prompt: as it stands, or as a user's message in the model's own chat template."""
     if args.chat or args.system is not None:
         from .chat import encode_chat  # here, because a text that is only continued needs no template
@@ -80,35 +72,6 @@ def encode(args: argparse.Namespace, llm: LLM, prompt: str, say: Say) -> list[in
     if llm.tokenizer.chat_template is not None:
         say("note: the prompt is continued, not answered; with --chat this model answers it")
     return llm.encode_prompt(prompt)
-
-
-def check(args: argparse.Namespace) -> None:
-    """Raises ValueError for options that mean nothing for one prompt, or for several."""
-    if args.prompts_file is not None or args.batch is not None:
-        from .cli.batch import check_batch
-
-        check_batch(args)
-
-
-def parser() -> argparse.ArgumentParser:
-    """What the command can be told."""
-    parser = Parser(
-        "python -m llmcore.generate", description="Continue a text with a GGUF model."
-    )
-    prompt = parser.add_mutually_exclusive_group(required=True)
-    prompt.add_argument("--prompt", metavar="P", help="the text to continue; - reads it from standard input")
-    prompt.add_argument("--prompt-file", metavar="F", help="a file (UTF-8) with the text to continue")
-    prompt.add_argument(
-        "--prompts-file", metavar="F", help="a file (UTF-8) with a text to continue on each line"
-    )
-    parser.add_argument("--batch", metavar="N", type=count(1), help="prompts of --prompts-file at a time (8)")
-    parser.add_argument("--chat", action="store_true", help="answer the prompt, as a user's message")
-    parser.add_argument("--ignore-eos", action="store_true", help="go on when the model ends its text")
-    parser.add_argument("--echo", action="store_true", help="print the prompt before the text")
-    logprobs = "tell each token's log-probability, and the N best, on standard error"
-    parser.add_argument("--logprobs", metavar="N", type=count(1), help=logprobs)
-    add_options(parser)
-    return parser
 
 
 if __name__ == "__main__":

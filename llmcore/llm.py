@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -12,9 +13,9 @@ from .errors import ContextOverflow, ModelFileError, whole
 from .loader import read_gguf
 from .model import empty_cache, prefill, unembed
 from .sampling import Sampling
-from .speed.filling import filling
+from .speed.filling import fill
 from .speed.holding import choose, way_of
-from .speed.machine import available_memory, keep_freed_memory, use_threads
+from .speed.machine import allocate_apart, available_memory, keep_freed_memory, use_threads
 from .tokenizer import Tokenizer
 from .tokenizers.streaming import CONTEXT_FULL, Token, decode_tokens
 from .weights import Weights, map_weights
@@ -42,18 +43,19 @@ def load(
     threads = None if threads is None else whole("threads", threads)
     file = read_gguf(path)
     if not file.tensors:
-        raise ModelFileError(f"{file.path}: holds a vocabulary and no tensors; llmcore.load_tokenizer opens it")
+        raise ModelFileError(f"{file.path}: a vocabulary, no tensors; llmcore.load_tokenizer opens it")
     config = read_config(file.metadata, file.path)
     context_length = _checked_context(config, context_length or config.context_length)
     use_threads(threads)
-    keep_freed_memory()
     way, why = choose(file, weights, available_memory())
+    allocate_apart()
     arrays, jobs = map_weights(file, config, context_length, way_of(way).empty)
-    with filling(jobs, progress):  # while threads expand the weights, the tokenizer is made
-        tokenizer = Tokenizer.from_metadata(file.metadata, file.path)
-        n_tokens, n_rows = tokenizer.vocab_size, config.vocab_size
-        if n_tokens != n_rows:
-            raise ModelFileError(f"{file.path}: the tokenizer has {n_tokens} tokens, but the model {n_rows}")
+    keep_freed_memory(arrays.output)  # the last of the weights to go
+    tokenizer = Tokenizer.from_metadata(file.metadata, file.path)
+    n_tokens, n_rows = tokenizer.vocab_size, config.vocab_size
+    if n_tokens != n_rows:
+        raise ModelFileError(f"{file.path}: the tokenizer has {n_tokens} tokens, but the model {n_rows}")
+    fill(jobs, progress)
     return LLM(config, tokenizer, arrays, context_length, why)
 
 
@@ -125,9 +127,11 @@ class LLM:
         sampling    temperature=0.8, top_k=40 and so on: the fields of `sampling.Sampling`, with its defaults
 
         Ends at the model's end of text, before a stop string, after max_tokens, or, with a warning, when the
-        context is full. Raises ContextOverflow for a prompt that is too long, ValueError for a value out of range.
+        context is full. Raises ContextOverflow for a prompt that is too long, ValueError for a value out of
+        range.
         """
-        options = {"max_tokens": max_tokens, "seed": seed, "ignore_eos": ignore_eos, "draft": draft}
+        options: dict[str, Any] = {"max_tokens": max_tokens, "seed": seed, "ignore_eos": ignore_eos}
+        options["draft"] = draft
         tokens = self.tokens(prompt, sampling=sampling_of(sampling), **options)
         return decode_tokens(self.tokenizer, self._warn_of_full_context(tokens), stop)
 
@@ -144,18 +148,19 @@ class LLM:
     ) -> Iterator[str]:
         """Continue several prompts, `batch` at a time; yields whole texts in the order of the prompts.
 
-        Each is the text that `generate` gives for the prompt alone (and the same seed), since logits differ by
-        rounding only; together they take a fraction of the time. Raises the same, before anything runs.
+        Each is the text that `generate` gives for the prompt alone (and the same seed), since logits differ
+        by rounding only; together they take a fraction of the time. Raises the same, before anything runs.
         """
         options = {"max_tokens": max_tokens, "seed": seed, "stop": stop, "ignore_eos": ignore_eos}
         texts = self.texts(prompts, batch=batch, sampling=sampling_of(sampling), **options)
         return (text.text for text in texts)
 
     def chat(self, messages: list[dict], *, tools=None, **options) -> Iterator[str]:
-        """Answer a conversation, messages like {"role": "user", "content": "Hello"}; options as of `generate`.
+        """Answer a conversation, messages like {"role": "user", "content": "Hello"}; options as of
+        `generate`.
 
-        `tools` are Python functions or schemas that the model may call, see `chat.tools_for`. Raises what `generate`
-        raises, and what `chat.encode_chat` does.
+        `tools` are Python functions or schemas that the model may call, see `chat.tools_for`. Raises what
+        `generate` raises, and what `chat.encode_chat` does.
         """
         from .chat import encode_chat  # here, because a text that is only continued needs no template
 
@@ -177,8 +182,9 @@ class LLM:
     ) -> Iterator[Token]:
         """What `generate` is made of: each token chosen, with its logits; `options` are those of `writer`.
 
-        A caller may bring a `cache` that holds the first tokens of the prompt, at most all but the last: only the
-        rest is processed. With drafts it may be ahead of the text afterwards: truncate it before the next use.
+        A caller may bring a `cache` that holds the first tokens of the prompt, at most all but the last: only
+        the rest is processed. With drafts it may be ahead of the text afterwards: truncate it before the next
+        use.
         """
         writer = self.writer(prompt, **options)
         cache = self.empty_cache() if cache is None else cache
@@ -198,7 +204,11 @@ class LLM:
         """The writer of one text. Raises ContextOverflow, and ValueError for a value out of range."""
         ids = self._checked(self.encode_prompt(prompt) if isinstance(prompt, str) else prompt).tolist()
         end_ids = () if ignore_eos else self.tokenizer.eog_ids
-        limits = {"max_tokens": max_tokens, "context_length": self.context_length, "end_ids": end_ids}
+        limits: dict[str, Any] = {
+            "max_tokens": max_tokens,
+            "context_length": self.context_length,
+            "end_ids": end_ids,
+        }
         return Writer(ids, sampling, seed, **limits)
 
     def empty_cache(self) -> KVCache:
@@ -206,7 +216,7 @@ class LLM:
         return empty_cache(self.config)
 
     def encode_prompt(self, text: str) -> list[int]:
-        """The ids of a prompt, control tokens written out in it included; one BOS, even if it brings its own."""
+        """The ids of a prompt with control tokens written out; one BOS, even if it brings its own."""
         ids = self.tokenizer.encode(text, add_special=True, parse_special=True)
         return ids[1:] if ids[:2] == [self.tokenizer.bos_id] * 2 else ids
 
@@ -216,7 +226,7 @@ class LLM:
         if ids_T.size == 0:
             raise ValueError("the prompt is empty: a model continues a text, so give it at least one token")
         if ids_T.ndim != 1 or ids_T.dtype.kind not in "iu":
-            raise ValueError(f"token ids must be a list of whole numbers, not {ids_T.ndim}-dim. {ids_T.dtype}")
+            raise ValueError(f"token ids must be whole numbers in a list, not {ids_T.ndim}-d {ids_T.dtype}")
         if len(wrong := ids_T[(ids_T < 0) | (ids_T >= n_vocab)]):
             raise ValueError(f"token id {wrong[0]} is not in the vocabulary of {n_vocab} tokens")
         if len(ids_T) > self.context_length:

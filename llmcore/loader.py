@@ -4,15 +4,16 @@ A GGUF file is an archive of two parts. HEAD says what the model is; BODY is a l
 
           "GGUF"  version: u32  tensor count: u64  key count: u64
     HEAD  per key     key: string  type: u32  value
-          per tensor  name: string  dimension count: u32  dimensions: u64 each, fastest first  type: u32  offset: u64
+          per tensor  name: string  n: u32  n dimensions: u64 each, fastest first  type: u32  offset: u64
           zeros up to a multiple of the alignment (key `general.alignment`, 32 if absent)
     BODY  per tensor  its bytes, `offset` bytes into BODY, a multiple of the alignment
 
     string = length: u64, that many bytes of UTF-8         array = item type: u32, count: u64, the items
 
-A tensor is a grid of weights with up to four dimensions, stored row by row. A row is cut into blocks: one float for F32,
-or 256 weights squeezed into 144 bytes for Q4_K (quants.py unpacks them). A large model may be split into files
-NAME-00001-of-00003.gguf and so on, each a GGUF file of its own; the first one holds the metadata.
+A tensor is a grid of weights with up to four dimensions, stored row by row. A row is cut into blocks: one
+float for F32, or 256 weights squeezed into 144 bytes for Q4_K (quants.py unpacks them). A large model may be
+split into files NAME-00001-of-00003.gguf and so on, each a GGUF file of its own; the first one holds the
+metadata.
 
 Source: the GGUF specification, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 `python -m llmcore.loader FILE` prints what is in a file.
@@ -39,7 +40,8 @@ from .formats.cursor import Cursor
 from .formats.mistaken import PIECE, address, cut_short, format_of, joined_parts
 from .metadata import Keys
 
-# Type of a tensor: id -> (name, weights in a block, bytes in a block). Missing ids were withdrawn from the format.
+# Type of a tensor: id -> (name, weights in a block, bytes in a block). Missing ids were withdrawn from the
+# format.
 TENSOR_TYPES = {
     0: ("F32", 1, 4),         1: ("F16", 1, 2),         30: ("BF16", 1, 2),       28: ("F64", 1, 8),
     24: ("I8", 1, 1),         25: ("I16", 1, 2),        26: ("I32", 1, 4),        27: ("I64", 1, 8),
@@ -52,7 +54,8 @@ TENSOR_TYPES = {
     40: ("NVFP4", 64, 36),    41: ("Q1_0", 128, 18),
 }  # fmt: skip
 
-KEY_BYTES, TENSOR_BYTES = 14, 25  # the fewest that a key with its value, and a tensor's line in HEAD, can take
+# The fewest that a key with its value, and a tensor's line in HEAD, can take
+KEY_BYTES, TENSOR_BYTES = 14, 25
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -82,14 +85,14 @@ class Tensor:
         )
 
     def part(self, i: int) -> "Tensor":
-        """One of the tensors that lie one behind another along the first axis, such as one expert's matrix."""
+        """One of the tensors that lie one behind another along the first axis, such as an expert's matrix."""
         data = self.data[i]
         return replace(self, shape=self.shape[1:], offset=self.offset + i * data.nbytes, data=data)
 
 
 @dataclass(frozen=True, eq=False)
 class GGUF:
-    """A model file, read. Metadata values are int, float, bool, str, list[str], NumPy arrays, or lists of arrays."""
+    """A model file, read. Metadata are int, float, bool, str, list[str], arrays, or lists of arrays."""
 
     path: Path
     version: int
@@ -101,11 +104,12 @@ class GGUF:
 
 
 def give_back(data: np.ndarray) -> None:
-    """Take a part of a tensor's `data` off our account: the system maps its pages anew if they are read again.
+    """Take a part of a tensor's `data` off our account: the system maps its pages anew if they are read
+    again.
 
     Pages of a mapped file count as memory of the process that has read them, though the system may drop them.
     """
-    file = data
+    file: Any = data
     while isinstance(file, np.ndarray):
         file = file.base
     if isinstance(file, mmap.mmap) and hasattr(file, "madvise"):
@@ -118,9 +122,9 @@ def give_back(data: np.ndarray) -> None:
 def read_gguf(path: str | os.PathLike) -> GGUF:
     """Open a GGUF file, or all parts of a split one, given the first.
 
-    The map of a file lives as long as a view of one of its tensors: a file that another process cuts short meanwhile
-    ends this process with SIGBUS. Raises ModelFileError for whatever is wrong with the file, and UnsupportedModel for a
-    tensor type that we have never heard of.
+    The map of a file lives as long as a view of one of its tensors: a file that another process cuts short
+    meanwhile ends this process with SIGBUS. Raises ModelFileError for whatever is wrong with the file, and
+    UnsupportedModel for a tensor type that we have never heard of.
     """
     if "://" in str(path):
         raise ModelFileError(f"{path}: {address(str(path))}")
@@ -133,7 +137,7 @@ def read_gguf(path: str | os.PathLike) -> GGUF:
     ending = f"-{number:05d}-of-{count:05d}.gguf"
     if joined_parts(first.path, max((t.offset + t.nbytes for t in first.tensors.values()), default=4)):
         raise ModelFileError(
-            f"{first.path}: {count} parts were joined into this one file, but each part is a file of its own: keep"
+            f"{first.path}: {count} parts were joined into this one file, but each is a file of its own: keep"
             f" them as NAME-00001-of-{count:05d}.gguf and so on, and open the first"
         )
     if not first.path.name.endswith(ending):
@@ -156,9 +160,7 @@ def read_gguf(path: str | os.PathLike) -> GGUF:
         tensors |= part.tensors
     expected = Keys(first.metadata, first.path, "split").get("tensors.count", int)
     if len(tensors) != expected:
-        raise ModelFileError(
-            f"{first.path}: split.tensors.count is {expected}, but the parts hold {len(tensors)}"
-        )
+        raise ModelFileError(f"{first.path}: split.tensors.count is {expected}; there are {len(tensors)}")
     return replace(first, tensors=tensors)
 
 
@@ -253,7 +255,7 @@ def _read_tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, Tenso
 
 
 def _read_entry(cursor: Cursor, reading: str) -> tuple[str, str, tuple[int, ...], tuple[int, ...], int]:
-    """Read a line of the list: a tensor's name, type, shape, shape in bytes as stored, and offset into BODY."""
+    """Read a line of the list: name, type, shape, shape in bytes as stored, and offset into BODY."""
     cursor.reading = reading
     name = cursor.name()
     cursor.reading = f"tensor {name!r}"
@@ -264,9 +266,7 @@ def _read_entry(cursor: Cursor, reading: str) -> tuple[str, str, tuple[int, ...]
     type_id, offset = cursor.number("I"), cursor.number("Q")
     if type_id not in TENSOR_TYPES:
         known = ", ".join(type_ for type_, _, _ in TENSOR_TYPES.values())
-        raise UnsupportedModel(
-            f"{cursor.path}: tensor {name!r} is of type {type_id}, which we lack; we know {known}"
-        )
+        raise UnsupportedModel(f"{cursor.path}: tensor {name!r} is of type {type_id}; we know {known}")
     type_, weights, n_bytes = TENSOR_TYPES[type_id]
     if not 0 < math.prod(shape) < 2**63:
         raise cursor.error(f"has shape {shape}, {math.prod(shape)} weights; 1 to 2^63 - 1 are allowed")

@@ -56,6 +56,15 @@ class Keys:
             raise self.error(key, "holds other things than strings")
         return values
 
+    def numbers(self, key: str, default: np.ndarray) -> np.ndarray:
+        """The value of `{prefix}.key`, an array of numbers, or a list of them."""
+        values = self.metadata.get(f"{self.prefix}.{key}", default)
+        if type(values) is list and {*map(type, values)} <= {int, float}:
+            values = np.array(values)
+        if type(values) is not np.ndarray or values.dtype.kind not in "iuf":
+            raise self.error(key, f"is {str(values)[:60]!r}, which is not an array of numbers")
+        return values
+
     def of_layer(
         self, key: str, kind: type, i: int, default: Any = REQUIRED, least: float | None = None
     ) -> Any:

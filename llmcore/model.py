@@ -1,9 +1,11 @@
-"""The transformer: embed, a stack of blocks, unembed. From token ids to the scores of every possible next token.
+"""The transformer: embed, a stack of blocks, unembed. From token ids to the scores of every possible next
+token.
 
 Shape key: T new tokens (of all texts together), D model width, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -28,7 +30,8 @@ def empty_cache(config: Config) -> KVCache:
 
 
 def prefill(weights: Weights, config: Config, ids: Sequence[int], cache: KVCache) -> Iterator[np.ndarray]:
-    """`forward` over a text of any length, chunk by chunk; yields the hidden states (at most CHUNK, D) of each.
+    """`forward` over a text of any length, chunk by chunk; yields the hidden states (at most CHUNK, D) of
+    each.
 
     The short chunk comes first: the last one holds the rows that a draft is checked by.
     """
@@ -39,14 +42,18 @@ def prefill(weights: Weights, config: Config, ids: Sequence[int], cache: KVCache
 
 
 def forward(weights: Weights, config: Config, texts: Sequence[tuple[np.ndarray, KVCache]]) -> np.ndarray:
-    """The last hidden states (T, D) of the new tokens of one text or several, after those in each text's cache.
+    """The last hidden states (T, D) of the new tokens of one text or several, after those in each text's
+    cache.
 
-    Their rows follow one another. The caches take the new tokens in. Reading a matrix from memory takes longer than
-    multiplying a few rows by it, so a few texts cost little more than one: all rows go through each matrix together,
-    and only a mixer looks at one text at a time.
+    Their rows follow one another. The caches take the new tokens in. Reading a matrix from memory takes
+    longer than multiplying a few rows by it, so a few texts cost little more than one: all rows go through
+    each matrix together, and only a mixer looks at one text at a time.
     """
     step = make_step(texts, config.ropes, weights.rope_factors)
     x_TD = embed(weights, config, step)
+    if config.per_layer is not None:
+        rows_LTE = kind_of(config.per_layer).embed(x_TD, step.ids_T, weights.per_layer, config.per_layer)
+        step = replace(step, per_layer_LTE=rows_LTE)
     for i, (layer, plan) in enumerate(zip(weights.layers, config.layers, strict=True)):
         x_TD = block(x_TD, layer, plan, config, step, i)
     for ids, cache in texts:
@@ -61,21 +68,24 @@ def embed(weights: Weights, config: Config, step: Step) -> np.ndarray:
         x_TD *= np.float32(config.embedding_scale)
     if weights.position_embd is not None:
         x_TD += look_up(weights.position_embd, step.positions_T)
-    return x_TD
+    return norm(x_TD, weights.embedding_norm, config)
 
 
 def block(x_TD: np.ndarray, layer: Layer, plan: LayerPlan, config: Config, step: Step, i: int) -> np.ndarray:
     """Layer i: x + mixer(norm(x)), then x + ffn(norm(x)); (T, D) -> (T, D). What a layer lacks is None."""
+    start_TD = x_TD
     if plan.mixer is not None:
         h_TD = norm(x_TD, layer.attn_norm, config)
         y_TD = kind_of(plan.mixer).run(h_TD, layer.mixer, plan.mixer, step, i)
         x_TD = add(x_TD, norm(y_TD, layer.post_attention_norm, config), config.residual_scale)
-    if plan.ffn is None:
-        return x_TD
-    if not config.family.parallel:  # else both halves read the same
-        h_TD = norm(x_TD, layer.ffn_norm, config)
-    y_TD = norm(ffn.run(h_TD, layer.ffn, plan.ffn), layer.post_ffw_norm, config)
-    return add(x_TD, y_TD, config.residual_scale)
+    if plan.ffn is not None:
+        h_TD = norm(start_TD if config.parallel else x_TD, layer.ffn_norm, config)
+        y_TD = norm(ffn.run(h_TD, layer.ffn, plan.ffn, start_TD), layer.post_ffw_norm, config)
+        x_TD = add(x_TD, y_TD, config.residual_scale)
+    if config.per_layer is not None:
+        rows_TE = step.per_layer_LTE[i]
+        x_TD = kind_of(config.per_layer).run(x_TD, rows_TE, layer.per_layer, config.per_layer)
+    return x_TD if layer.output_scale is None else x_TD * layer.output_scale
 
 
 def add(x_TD: np.ndarray, y_TD: np.ndarray, scale: float | None) -> np.ndarray:
@@ -92,11 +102,12 @@ def norm(x_TD: np.ndarray, weights: Norm | None, config: Config) -> np.ndarray:
         return x_TD
     if config.family.layer_norm:
         return across_rows(lambda x_TD: layer_norm(x_TD, weights.gain, weights.bias, config.norm_eps), x_TD)
-    return across_rows(lambda x_TD: rms_norm(x_TD, weights.gain, config.norm_eps), x_TD)
+    y_TD = across_rows(lambda x_TD: rms_norm(x_TD, weights.gain, config.norm_eps), x_TD)
+    return y_TD if weights.bias is None else y_TD + weights.bias
 
 
 def unembed(weights: Weights, config: Config, x_TD: np.ndarray) -> np.ndarray:
-    """The logits of hidden states: how strongly each token of the vocabulary is expected next; (T, D) -> (T, V)."""
+    """The logits of hidden states: how strongly each token is expected next; (T, D) -> (T, V)."""
     logits_TV = linear(norm(x_TD, weights.output_norm, config), weights.output)
     if config.logit_scale is not None:
         logits_TV *= np.float32(config.logit_scale)

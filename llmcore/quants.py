@@ -2,84 +2,44 @@
 
 A quantized tensor is a run of blocks. Whatever its format, a block says one thing:
 
-    weight = q * scale (+ offset)        q a small integer; scale and offset shared by a group of 16, 32 or 256 weights
+    weight = q * scale (+ offset)      q a small integer; scale and offset shared by 16, 32 or 256 weights
 
-Formats differ in how many bits q has and in where those bits are; `formats/` takes them apart, `FORMATS` says how a block
-lies in the file.
+Formats differ in how many bits q has and in where those bits are; `formats/` takes them apart, `FORMATS` says
+how a block lies in the file.
 """
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
 from .errors import UnsupportedModel
-from .formats import Block, Scales
+from .formats import FORMATS, Block, Scales
+from .formats.foreign import FOREIGN, expand_foreign
 
-TILE = (
-    1 << 18
-)  # weights expanded at a time: few enough for the cache, many enough to hide the cost of NumPy calls
-
-
-class Format(NamedTuple):
-    """The layout of a block."""
-
-    file: str  # of formats/, which holds the decoder
-    weights: int  # in a block
-    group: int  # weights that share a scale
-    fields: str  # name and type of each, in the order of the file; "16u1" is 16 bytes
-
-    @property
-    def dtype(self) -> np.dtype:
-        """One block."""
-        return np.dtype([tuple(field.split()) for field in self.fields.split(", ")])
-
-    @property
-    def has_offset(self) -> bool:
-        """Whether weights are q * scale + offset."""
-        return "offset" in self.fields
-
-
-FORMATS = {
-    "Q4_0": Format("simple", 32, 32, "scale <f2, q 16u1"),
-    "Q4_1": Format("simple", 32, 32, "scale <f2, offset <f2, q 16u1"),
-    "Q5_0": Format("simple", 32, 32, "scale <f2, high <u4, low 16u1"),
-    "Q5_1": Format("simple", 32, 32, "scale <f2, offset <f2, high <u4, low 16u1"),
-    "Q8_0": Format("simple", 32, 32, "scale <f2, q 32i1"),
-    "Q2_K": Format("k", 256, 16, "scales 16u1, q 64u1, scale <f2, offset <f2"),
-    "Q3_K": Format("k", 256, 16, "high 32u1, low 64u1, scales_low 8u1, scales_high 4u1, scale <f2"),
-    "Q4_K": Format("k", 256, 32, "scale <f2, offset <f2, scales 4u1, offsets 4u1, rest 4u1, q 128u1"),
-    "Q5_K": Format(
-        "k", 256, 32, "scale <f2, offset <f2, scales 4u1, offsets 4u1, rest 4u1, high 32u1, low 128u1"
-    ),
-    "Q6_K": Format("k", 256, 16, "low 128u1, high 64u1, scales 16i1, scale <f2"),
-    "IQ4_NL": Format("other", 32, 32, "scale <f2, q 16u1"),
-    "IQ4_XS": Format("other", 256, 32, "scale <f2, scales_high <u2, scales_low 4u1, q 128u1"),
-    "MXFP4": Format("other", 32, 32, "exponent u1, q 16u1"),
-    "TQ1_0": Format("other", 256, 256, "q32 32u1, q16 16u1, q4 4u1, scale <f2"),
-    "TQ2_0": Format("other", 256, 256, "q 64u1, scale <f2"),
+# Weights expanded at a time: few enough for the cache, many enough to hide the cost of NumPy calls.
+TILE = 1 << 18
+FLOATS: dict[str, np.dtype] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<u2"),
+    "BF16": np.dtype("<u2"),
 }
-FLOATS = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<u2"), "BF16": np.dtype("<u2")}
-# Left to the gguf package: rare, and most of them choose from long tables. Type -> bytes and weights of a block.
-FOREIGN = {
-    "IQ1_S": (50, 256), "IQ1_M": (56, 256), "IQ2_XXS": (66, 256), "IQ2_XS": (74, 256), "IQ2_S": (82, 256),
-    "IQ3_XXS": (98, 256), "IQ3_S": (110, 256), "NVFP4": (36, 64),
-}  # fmt: skip
 SUPPORTED = (*FLOATS, *FORMATS, *FOREIGN)
-# NumPy's own conversion of float16 is three times as slow as a look-up among all 65,536 of them.
+# A look-up among all 65,536 float16 numbers is faster than NumPy's own conversion.
 FLOAT16 = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 
 def dequantize(
     raw: np.ndarray, type: str, byte_order: str = "<", out: np.ndarray | None = None
 ) -> np.ndarray:
-    """Weights of a tensor: bytes (..., bytes per row) -> float32 (..., row length), bit for bit those of `gguf.quants`.
+    """Weights: bytes (..., bytes per row) -> float32 (..., row length), bit for bit those of `gguf.quants`.
 
     raw         uint8, as `loader` gives it; if it is not contiguous, it is copied first
     type        GGUF's name of the type, such as "Q4_K"; one of SUPPORTED, else UnsupportedModel
     byte_order  "<" or ">", that of the file
-    out         C-contiguous float32 array to fill and return; without it, little-endian F32 is a view of raw, no copy
+    out         C-contiguous float32 array to fill and return; without it, little-endian F32 is a view of raw
     """
     dtype, weights = block_of(type, byte_order)
     blocks = np.ascontiguousarray(raw).view(dtype)
@@ -89,9 +49,7 @@ def dequantize(
     if out is None:
         out = np.empty(shape, np.float32)
     if out.shape != shape or not out.flags.c_contiguous:
-        raise ValueError(
-            f"dequantize: out has shape {out.shape}; it must be C-contiguous and of shape {shape}"
-        )
+        raise ValueError(f"out has shape {out.shape}; it must be C-contiguous and of shape {shape}")
     blocks, flat = blocks.reshape(1, -1), out.reshape(1, -1)
     step = TILE // weights
     for i in range(0, blocks.size, step):
@@ -100,16 +58,14 @@ def dequantize(
 
 
 def unpack(raw: np.ndarray, type: str, byte_order: str = "<") -> Block:
-    """Integers of a block format, a key of FORMATS, and the `Scales` of their groups and of the groups' offsets.
+    """Integers of a block format (a key of FORMATS), the scales of their groups, and the groups' offsets.
 
-    bytes (..., bytes per row) -> q int8 (..., blocks, groups of a block, weights of a group), scale, offset (or None).
-    q * scale.product()[..., None] (+ offset.product()[..., None]) are the weights, to the last bit. All is done at
-    once: give it no more than the cache holds.
+    bytes (..., bytes per row) -> q int8 (..., blocks, groups of a block, weights of a group), scale, offset
+    (or None). q * scale.product()[..., None] (+ offset.product()[..., None]) are the weights, to the last
+    bit. All is done at once: give it no more than the cache holds.
     """
     if type not in FORMATS:
-        raise UnsupportedModel(
-            f"tensor type {type} has no integers to unpack; those that have: {', '.join(FORMATS)}"
-        )
+        raise UnsupportedModel(f"tensor type {type} has no integers; those that have: {', '.join(FORMATS)}")
     blocks = np.ascontiguousarray(raw).view(block_of(type, byte_order)[0])
     block, group = _decode(type, blocks.ravel()), FORMATS[type].group
     groups = FORMATS[type].weights // group
@@ -124,6 +80,7 @@ def unpack(raw: np.ndarray, type: str, byte_order: str = "<") -> Block:
 
 def block_of(type: str, byte_order: str) -> tuple[np.dtype, int]:
     """The dtype of one block and how many weights it holds. Raises UnsupportedModel."""
+    dtype: Any
     if type in FORMATS:
         dtype, weights = FORMATS[type].dtype, FORMATS[type].weights
     elif type in FLOATS:
@@ -133,9 +90,7 @@ def block_of(type: str, byte_order: str) -> tuple[np.dtype, int]:
         dtype = np.dtype(f"V{size}")
         if byte_order == ">":
             known = ", ".join((*FLOATS, *FORMATS))
-            raise UnsupportedModel(
-                f"tensor type {type} is not supported in big-endian files; supported: {known}"
-            )
+            raise UnsupportedModel(f"type {type} is not supported in big-endian files; supported: {known}")
     else:
         raise UnsupportedModel(f"tensor type {type} is not supported; supported: {', '.join(SUPPORTED)}")
     return dtype.newbyteorder(byte_order), weights
@@ -158,20 +113,7 @@ def _expand(type, blocks, out):
     elif type in FLOATS:
         out[...] = blocks
     else:
-        out[...] = _expand_foreign(type, blocks.ravel().view(np.uint8)).reshape(out.shape)
-
-
-def _expand_foreign(type, raw):
-    """Bytes -> float32 by the gguf package, imported here because few models need it."""
-    from gguf import GGMLQuantizationType
-    from gguf import quants as gguf_quants
-
-    try:
-        return gguf_quants.dequantize(raw, GGMLQuantizationType[type])
-    except (KeyError, NotImplementedError):
-        raise UnsupportedModel(
-            f"tensor type {type} needs a newer gguf package: pip install --upgrade gguf"
-        ) from None
+        out[...] = expand_foreign(type, blocks.ravel().view(np.uint8)).reshape(out.shape)
 
 
 def _decode(type, blocks):
@@ -183,7 +125,7 @@ def _decode(type, blocks):
 
 
 def _field(values):
-    """One field of n blocks: float16 -> float32 (n, 1); anything else -> its little-endian bytes (n, size)."""
+    """One field of n blocks: float16 -> float32 (n, 1); all else -> its little-endian bytes (n, size)."""
     if values.dtype.kind == "f":
         return values.astype(np.float32)[:, None]
     if values.ndim == 1:

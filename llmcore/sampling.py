@@ -1,71 +1,64 @@
-"""Logits -> one token id: a pipeline of pure filters, then a draw.
+"""Logits -> one token id: a pipeline of filters, then a draw.
 
-The candidates are a pair of arrays, ids and logits, that each filter shortens. The order is llama.cpp's: repeat
-penalty, top-k, top-p, min-p, temperature, draw.
+The candidates are a pair of arrays, ids and logits, that each filter shortens or changes. The order is
+llama.cpp's (common/sampling.cpp): logit bias, then the penalties ... temperature of `Sampling.sequence`, then
+the draw. What most runs use stands here; each of the rarer filters is a file of samplers/, loaded when asked
+for.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import NamedTuple
 
 import numpy as np
 
 from .ops import softmax
+from .samplers.options import Sampling
 
-REPEAT_WINDOW = 64  # the repeat penalty looks back over so many tokens, as llama.cpp's does
 
+class Text(NamedTuple):
+    """What a filter may look at beside the candidates."""
 
-@dataclass(frozen=True)
-class Sampling:
-    """How a token is chosen. Raises ValueError where a number is out of range."""
-
-    temperature: float = 0.8  # 0 or less: always the most likely token
-    top_k: int = 40  # 0: off
-    top_p: float = 0.95  # 1: off
-    min_p: float = 0.05  # 0: off
-    repeat_penalty: float = 1.0  # 1: off
-
-    def __post_init__(self):
-        for name, sound, want in [
-            ("temperature", np.isfinite(self.temperature), "a finite number (0 takes the most likely token)"),
-            (
-                "top_k",
-                self.top_k >= 0 and self.top_k == int(self.top_k),
-                "a whole number, 0 or more (0 is off)",
-            ),
-            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1 (1 is off)"),
-            ("min_p", 0 <= self.min_p <= 1, "between 0 (off) and 1"),
-            ("repeat_penalty", 0 < self.repeat_penalty < np.inf, "above 0 (1 is off)"),
-        ]:
-            if not sound:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be {want}")
+    so_far: Sequence[int]  # the ids before the token that is chosen
+    rng: np.random.Generator  # the text's own, so that the same seed gives the same text
+    breakers: Mapping[int, Sequence]  # of DRY, see samplers/dry.py
 
 
 def sample(
-    logits_V: np.ndarray, recent_ids: Sequence[int], sampling: Sampling, rng: np.random.Generator
+    logits_V: np.ndarray,
+    so_far: Sequence[int],
+    sampling: Sampling,
+    rng: np.random.Generator,
+    breakers: Mapping[int, Sequence] | None = None,
 ) -> int:
-    """Choose the next token from its logits (V,); `recent_ids` are the tokens before it, for the repeat penalty."""
-    if sampling.repeat_penalty != 1:
-        logits_V = penalize_repeats(logits_V, recent_ids[-REPEAT_WINDOW:], sampling.repeat_penalty)
+    """Choose the next token from its logits (V,); `so_far` are the tokens before it, for the penalties."""
+    text = Text(so_far, rng, breakers or {})
+    ids, logits = np.arange(len(logits_V)), logits_V
+    for name in filters_on(sampling):
+        keep = FILTERS.get(name) or import_module(f".samplers.{name}", __package__).keep
+        ids, logits = keep(ids, logits, sampling, text)
     if sampling.temperature <= 0:
-        return int(logits_V.argmax())  # the first maximum wins
-    ids, logits = keep_top_k(np.arange(len(logits_V)), logits_V, sampling.top_k)
-    ids, logits = keep_top_p(ids, logits, sampling.top_p)
-    ids, logits = keep_min_p(ids, logits, sampling.min_p)
-    # In the order of ids: of logits that differ by rounding alone either may be the larger, and the draw must not care.
+        return int(ids[logits == logits.max()].min())  # the first maximum wins
+    # In the order of ids: of logits that differ by rounding either may be the larger, and no draw must care.
     order = np.argsort(ids)
-    ids, logits = ids[order], logits[order]
-    with np.errstate(over="ignore"):  # a tiny temperature makes all but the largest as good as impossible
-        scaled = (logits.astype(np.float64) - logits.max()) / sampling.temperature
-    return int(rng.choice(ids, p=softmax(scaled)))
+    return int(rng.choice(ids[order], p=softmax(logits[order].astype(np.float64))))
 
 
-def penalize_repeats(logits_V, ids, penalty):
-    """Make each token that is in `ids` less likely: a positive logit is divided by the penalty, a negative one
-    multiplied. Keskar et al. 2019, arXiv:1909.05858."""
-    logits_V = logits_V.copy()
-    seen = np.unique(np.asarray(ids, dtype=np.int64))
-    logits_V[seen] = np.where(logits_V[seen] > 0, logits_V[seen] / penalty, logits_V[seen] * penalty)
-    return logits_V
+def filters_on(sampling: Sampling) -> list[str]:
+    """The names of the filters that do anything, in their order."""
+    s = sampling
+    penalties = (s.repeat_penalty, s.frequency_penalty, s.presence_penalty) != (1, 0, 0)
+    # Without a draw only the filters that may drop the most likely token matter.
+    cut = s.temperature > 0 or s.typical_p < 1 or s.xtc_probability > 0
+    on = {
+        "penalties": s.penalty_last_n and penalties,
+        "dry": s.dry_multiplier,
+        "temperature": s.temperature > 0,
+    }
+    on |= {"top_n_sigma": cut and s.top_n_sigma > 0, "top_k": cut and s.top_k, "typ_p": s.typical_p < 1}
+    on |= {"top_p": cut and s.top_p < 1, "min_p": cut and s.min_p, "xtc": s.xtc_probability}
+    return ["logit_bias"] * bool(s.logit_bias) + [name for name in s.sequence if on[name]]
 
 
 def keep_top_k(ids, logits, k):
@@ -73,22 +66,39 @@ def keep_top_k(ids, logits, k):
     if 0 < k < len(logits):
         largest = np.argpartition(logits, -k)[-k:]
         ids, logits = ids[largest], logits[largest]
+    return by_logit(ids, logits)
+
+
+def by_logit(ids, logits):
+    """The candidates, largest logit first."""
     order = np.argsort(-logits, kind="stable")
     return ids[order], logits[order]
 
 
 def keep_top_p(ids, logits, p):
-    """Of candidates sorted by logit, the fewest whose probabilities reach p. Holtzman et al. 2019, arXiv:1904.09751."""
-    if p >= 1:
-        return ids, logits
+    """The fewest candidates whose probabilities reach p, most likely first. arXiv:1904.09751."""
+    ids, logits = by_logit(ids, logits)
     reached = np.cumsum(softmax(logits.astype(np.float64))) >= p
     n = int(reached.argmax()) + 1 if reached.any() else len(ids)
     return ids[:n], logits[:n]
 
 
 def keep_min_p(ids, logits, p):
-    """The candidates at least p times as likely as the most likely one: logit >= max + ln p. arXiv:2407.01082."""
-    if p <= 0:
-        return ids, logits
-    likely = logits >= logits.max() + np.log(p)
+    """Candidates at least p times as likely as the likeliest: logit >= max + ln p. arXiv:2407.01082."""
+    likely = logits >= logits.max() + (math.log(p) if p else -math.inf)
     return ids[likely], logits[likely]
+
+
+def heat(ids, logits, temperature):
+    """Logits over the temperature; the largest is moved to 0 first, so that none overflows."""
+    # To -inf, which is right: next to a temperature near 0 nothing else is likely
+    with np.errstate(over="ignore"):
+        return ids, (logits.astype(np.float64) - logits.max()) / temperature
+
+
+FILTERS = {  # those of this file; each takes candidates, options and text, and returns candidates
+    "top_k": lambda ids, logits, sampling, text: keep_top_k(ids, logits, sampling.top_k),
+    "top_p": lambda ids, logits, sampling, text: keep_top_p(ids, logits, sampling.top_p),
+    "min_p": lambda ids, logits, sampling, text: keep_min_p(ids, logits, sampling.min_p),
+    "temperature": lambda ids, logits, sampling, text: heat(ids, logits, sampling.temperature),
+}

@@ -15,7 +15,8 @@ from .quants import SUPPORTED, dequantize
 
 # Tensors that inference never needs, and why; any other tensor that nothing reads is refused.
 NEVER_NEEDED = {
-    r"blk\.\d+\.attn_rot_embd\.weight": "RoPE's inverse frequencies, which old converters stored; metadata gives them",
+    r"blk\.\d+\.attn_rot_embd\.weight": "RoPE's frequencies, which metadata gives too",
+    r"blk\.0\.time_mix_v[012]\.weight": "the part of the first block's values: it is the first",
 }
 
 
@@ -29,10 +30,10 @@ def without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class Tensors:
-    """Hands out the file's tensors by name; keeps account of which were taken and which matrices are to be filled."""
+    """Hands out a file's tensors by name; knows which were taken, and which matrices are to be filled."""
 
     def __init__(self, file: GGUF, empty: Callable[[list[Tensor]], tuple[Held, list[Job]]]):
-        """`empty` makes room for matrices of the file, in the way they shall be held, and the jobs that fill it."""
+        """`empty` makes room for matrices, in the way they shall be held, and the jobs that fill it."""
         self.file, self.empty = file, empty
         self.taken: set[str] = set()
         self.jobs: list[Job] = []
@@ -53,6 +54,14 @@ class Tensors:
             )
         self.taken.add(name)
         return replace(tensor, shape=shape, data=tensor.data.reshape(*shape[:-1], -1))
+
+    def has(self, *names: str) -> bool:
+        """Whether the file has one of these tensors."""
+        return not self.file.tensors.keys().isdisjoint(names)
+
+    def pass_over(self, *beginnings: str) -> None:
+        """Tensors that the file may have and this layer does not need."""
+        self.taken |= {name for name in self.file.tensors if name.startswith(beginnings)}
 
     def vector(
         self, name: str, *shape: int, optional: bool = False, suffix: str = ".weight"
@@ -93,15 +102,32 @@ class Tensors:
             tensors = self._pieces(prefix, whole, (count,), n_in, parts)
             matrices = [[tensor.part(e) for tensor in tensors] for e in range(count)]
         biases = self._bias(prefix, whole, (count,), parts)
-        return [self._matrix(m, n_in, None if biases is None else biases[e]) for e, m in enumerate(matrices)]
+        return [
+            self._matrix(m, n_in, None if biases is None else biases[e], (e, count))
+            for e, m in enumerate(matrices)
+        ]
 
-    def _matrix(self, tensors, n_in, bias):
+    def _matrix(self, tensors, n_in, bias, which=(0, 1)):
         held, jobs = self.empty(tensors)
         self.jobs += jobs
-        return Matrix(n_in, sum(tensor.shape[0] for tensor in tensors), held, bias)
+        n_out = sum(tensor.shape[0] for tensor in tensors)
+        return Matrix(n_in, n_out, held, bias, self._scale(tensors, *which))
+
+    def _scale(self, tensors, e, count):
+        """The factor of each output, (out,), where the file has a number for a whole tensor, or an expert."""
+        scales = [f"{tensor.name.removesuffix('.weight')}.scale" for tensor in tensors]
+        found = {
+            name: self.vector(name, count, suffix="")[e]
+            for name in scales
+            if self.has(name) and without_ones(self.file.tensors[name].shape) == (count,)
+        }
+        if not found:
+            return None
+        rows = [tensor.shape[0] for tensor in tensors]
+        return np.repeat(np.array([found.get(name, 1) for name in scales], np.float32), rows)
 
     def _pieces(self, prefix, whole, lead, n_in, parts):
-        """The tensors (*lead, out, in) that make up a matrix, or one for each expert: one a part, or `whole` alone."""
+        """The tensors (*lead, out, in) of a matrix, or one for each expert: one a part, or `whole` alone."""
         n_out, fused = sum(parts.values()), self.file.tensors.get(f"{prefix}{whole}.weight")
         pieces = {whole: n_out} if fused is not None and fused.shape == (*lead, n_out, n_in) else parts
         return [

@@ -1,17 +1,16 @@
 """`each(work, items)`: how work is spread over the cores.
 
-The number of threads belongs to the process, not to a model: NumPy's BLAS has only one. Who starts the engine says how
-many there are and how BLAS is told (`use`); until then one thread does everything.
+The number of threads belongs to the process, not to a model: NumPy's BLAS has only one. Who starts the engine
+says how many there are and how BLAS is told (`use`); until then one thread does everything.
 """
 
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from itertools import pairwise
-from math import prod
 
 import numpy as np
 
@@ -28,7 +27,7 @@ class _Team:
 
 
 def use(n: int, set_blas_threads: Callable[[int], object]) -> None:
-    """Compute with n threads from now on; `set_blas_threads` tells BLAS how many threads a product may take."""
+    """Compute with n threads from now on; `set_blas_threads` tells BLAS how many a product may take."""
     _Team.set_blas_threads = staticmethod(set_blas_threads)
     set_blas_threads(n)
     if n != _Team.size:
@@ -40,7 +39,7 @@ def _pool(n):
 
 
 def _renew():
-    """A forked child has none of its parent's threads, and perhaps a lock that no thread of its own will let go."""
+    """A forked child has none of its parent's threads, and perhaps a lock that nobody will let go."""
     _Team.pool, _Team.free = _pool(_Team.size), threading.Lock()
 
 
@@ -54,11 +53,11 @@ def n_threads() -> int:
 
 
 def each(work: Callable, items: Iterable) -> None:
-    """work(item) for each of the items, in any order, spread over the threads; BLAS uses one thread in each of them.
+    """work(item) for each of the items, in any order, spread over the threads, in each of which BLAS has one.
 
-    To start and join them takes as long as a small product: the whole should take a multiple of that. An exception is
-    passed on once all have stopped. Where they are busy already (work that calls `each` itself), the calling thread
-    does it all.
+    To start and join them takes as long as a small product: the whole should take a multiple of that. An
+    exception is passed on once all have stopped. Where they are busy already (work that calls `each` itself),
+    the calling thread does it all.
     """
     todo = deque(items)
     if len(todo) < 2 or _Team.pool is None or not _Team.free.acquire(blocking=False):
@@ -67,24 +66,25 @@ def each(work: Callable, items: Iterable) -> None:
         return
 
     def run():  # in each thread, until nothing is left
-        while True:
-            try:
-                item = todo.popleft()
-            except IndexError:
-                return
-            work(item)
+        try:
+            while True:
+                try:
+                    item = todo.popleft()
+                except IndexError:
+                    return
+                work(item)
+        finally:
+            todo.clear()  # after an error or Ctrl-C nobody wants the rest
 
-    helpers = []
+    helpers: list[Future] = []
     try:
-        _Team.set_blas_threads(
-            1
-        )  # two threads that both ask for BLAS's own threads would wait for each other
+        _Team.set_blas_threads(1)  # two that both ask for BLAS's own threads would wait for each other
         with suppress(RuntimeError):  # where the system allows no more threads, fewer do the work
             for _ in range(min(_Team.size, len(todo)) - 1):
                 helpers.append(_Team.pool.submit(run))
         run()
     finally:
-        todo.clear()  # after an error or Ctrl-C nobody wants the rest
+        todo.clear()  # where not even the helpers could be started
         wait(helpers)
         _Team.set_blas_threads(_Team.size)
         _Team.free.release()
@@ -93,22 +93,26 @@ def each(work: Callable, items: Iterable) -> None:
 
 
 def evenly(n_rows: int, n_parts: int) -> list[slice]:
-    """Slices that cut n_rows into about n_parts, equally many for each thread.
+    """Slices that cut n_rows into n_parts, or into single rows if there are fewer.
 
-    >>> evenly(5, 2)  # with one thread or two
+    >>> evenly(5, 2)
     [slice(0, 2, None), slice(2, 5, None)]
     """
-    if n_parts > 1:
-        n_parts = min(n_rows, -(-n_parts // n_threads()) * n_threads())
+    n_parts = min(n_rows, n_parts)
     ends = [n_rows * i // n_parts for i in range(n_parts + 1)]
     return [slice(*part) for part in pairwise(ends)]
 
 
-def across_rows(function: Callable, *arrays: np.ndarray) -> np.ndarray:
-    """function(*arrays), where a row of the result, which is shaped like the first array, depends on that row of each.
+def for_threads(n_parts: int) -> int:
+    """At least n_parts, and equally many for each thread; but one part stays one."""
+    return n_parts if n_parts == 1 else -(-n_parts // n_threads()) * n_threads()
 
-    The rows of long arrays are spread over the threads, so many at a time that what the function makes on the way stays
-    in the cache.
+
+def across_rows(function: Callable, *arrays: np.ndarray) -> np.ndarray:
+    """function(*arrays), shaped like the first array; each of its rows depends on that row of the arrays.
+
+    The rows of long arrays are spread over the threads, so many at a time that what the function makes on the
+    way stays in the cache.
     """
     T, size = len(arrays[0]), arrays[0].size
     if size <= ROW_RUN:
@@ -118,16 +122,5 @@ def across_rows(function: Callable, *arrays: np.ndarray) -> np.ndarray:
     def run(rows):
         y_TX[rows] = function(*(array[rows] for array in arrays))
 
-    each(run, evenly(T, -(-size // ROW_RUN)))
+    each(run, evenly(T, for_threads(-(-size // ROW_RUN))))
     return y_TX
-
-
-_SCRATCH = threading.local()
-
-
-def scratch(*shape) -> np.ndarray:
-    """Memory of this thread to expand a tile in. New memory each time would be as slow to get as to fill."""
-    size = prod(shape)
-    if getattr(_SCRATCH, "size", 0) < size:
-        _SCRATCH.size, _SCRATCH.array = size, np.empty(size, np.float32)
-    return _SCRATCH.array[:size].reshape(shape)

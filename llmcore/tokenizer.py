@@ -1,20 +1,20 @@
 """Text to token ids and back.
 
-Two algorithms cover almost every open model, `tokenizers/bytepairs.py` and `tokenizers/sentencepiece.py`. Both are
-byte pair encoding: begin with single characters and keep joining the best pair of neighbours until none is left to
-join. `Tokenizer` wraps either: it takes special tokens (<s>, <|im_end|>, ...) out of the text first. Ids equal those of
-llama.cpp (src/llama-vocab.cpp, as shipped with llama-cpp-python 0.3.36), but where splits.py says otherwise.
+Two algorithms cover almost every open model, `tokenizers/bytepairs.py` and `tokenizers/sentencepiece.py`.
+Both are byte pair encoding: begin with single characters and keep joining the best pair of neighbours until
+none is left to join. `Tokenizer` wraps either: it takes special tokens (<s>, <|im_end|>, ...) out of the text
+first. Ids equal those of llama.cpp (src/llama-vocab.cpp, as shipped with llama-cpp-python 0.3.36), but where
+splits.py says otherwise.
 """
 
-import re
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from .metadata import Keys
+from .tokenizers.special import SpecialTokens
 from .tokenizers.vocabulary import (
     BYTE,
     CONTROL,
@@ -120,36 +120,3 @@ class Tokenizer:
     def token_text(self, token_id: int) -> str:
         """The token for display."""
         return self.token_bytes(token_id, special=True).decode("utf-8", "replace")
-
-
-class SpecialTokens:
-    """Takes tokens that stand for themselves out of a text, the longest first wherever they are."""
-
-    def __init__(self, ids: dict[str, int], strips: Set[str]):
-        """`ids`: text -> id; `strips`: texts that swallow the white space after them."""
-        self.ids, self.strips = ids, strips
-        # First characters -> tokens, so that Gemma's 6,242 tokens <unused..> cost one look at the text.
-        self.heads: dict[str, list[str]] = {}
-        for token in ids:
-            self.heads.setdefault(token[:5], []).append(token)
-
-    def split(self, text: str) -> list[int | str]:
-        """Cut `text` into ids of special tokens and the non-empty strings between them."""
-        present = [
-            token for head, tokens in self.heads.items() if head in text for token in tokens if token in text
-        ]
-        pieces: list[int | str] = [text] if text else []
-        for token in sorted(present, key=lambda token: (-len(token.encode()), self.ids[token])):
-            uncut, pieces = pieces, []
-            for piece in uncut:
-                if isinstance(piece, str) and token in piece:
-                    pieces += self._cut(piece, token)
-                else:
-                    pieces.append(piece)
-        return pieces
-
-    def _cut(self, text, token):
-        strip = r"[ \t\n\v\f\r]*" if token in self.strips else ""
-        head, *rest = re.split(re.escape(token) + strip, text)
-        pieces = [head, *chain.from_iterable((self.ids[token], piece) for piece in rest)]
-        return [piece for piece in pieces if piece != ""]

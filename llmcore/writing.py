@@ -1,7 +1,7 @@
-"""The loop that every engine has at its heart: predict, choose, append, again, until something ends the text."""
+"""The loop at the heart of every engine: predict, choose, append, again, until something ends the text."""
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -13,7 +13,8 @@ from .sampling import Sampling, sample
 from .tokenizers.streaming import CONTEXT_FULL, END_OF_TEXT, MAX_TOKENS, Token
 from .weights import Weights
 
-# A guesser gets the ids so far and how many tokens it may guess at most; it returns its guess at the next ones.
+# A guesser gets the ids so far and how many tokens it may guess at most; it returns its guess at the next
+# ones.
 Guesser = Callable[[Sequence[int], int], list[int]]
 
 
@@ -41,21 +42,26 @@ class Writer:
         max_tokens: int,
         context_length: int,
         end_ids: Iterable[int],
+        breakers: Mapping[int, Sequence] | None = None,
     ):
-        """`end_ids` are the tokens that end the text. Raises ValueError for a number out of range."""
+        """`end_ids` are the tokens that end the text, `breakers` those of samplers/dry.py.
+
+        Raises ValueError for a number out of range.
+        """
         max_tokens, seed = (
             whole("max_tokens", max_tokens),
             seed if seed is None else whole("seed", seed, least=0),
         )
         self.ids, self.n_prompt = array("i", prompt_ids), len(prompt_ids)
         self.sampling, self.rng, self.end_ids = sampling, np.random.default_rng(seed), end_ids
+        self.breakers = breakers
         room = context_length - self.n_prompt + 1  # the last token is never read, so it needs no room
         self.n_left, self.last_end = (max_tokens, MAX_TOKENS) if max_tokens <= room else (room, CONTEXT_FULL)
 
     def choose(self, logits_V: np.ndarray) -> Token:
         """The next token, from the logits after the last; it is appended to the ids. Raises as `finite` does."""
         finite(logits_V, len(self.ids))
-        token_id = sample(logits_V, self.ids, self.sampling, self.rng)
+        token_id = sample(logits_V, self.ids, self.sampling, self.rng, self.breakers)
         self.ids.append(token_id)
         self.n_left -= 1
         if token_id in self.end_ids:
@@ -73,11 +79,12 @@ def write(
 ) -> Iterator[Token]:
     """Write the text of `writer` to its end; yields each token as it is chosen.
 
-    Every pass reads what the cache lacks (first the prompt, then one token a pass) and a guess at what comes next. The
-    logits after each token that was read choose the token that follows, as long as that is the one guessed. A guess
-    that was wrong is forgotten. Where one was right the cache is ahead of the text: who uses it again truncates it.
+    Every pass reads what the cache lacks (first the prompt, then one token a pass) and a guess at what comes
+    next. The logits after each token that was read choose the token that follows, as long as that is the one
+    guessed. A guess that was wrong is forgotten. Where one was right the cache is ahead of the text: who uses
+    it again truncates it.
     """
-    ids, draft = writer.ids, []
+    ids, draft = writer.ids, list[int]()
     while True:
         unread = [*ids[cache.length :], *draft]
         *_, x_TD = prefill(weights, config, unread, cache)
@@ -91,4 +98,5 @@ def write(
                 return
             if token.id != guess:
                 break
-        draft = guesser(ids, min(writer.n_left, CHUNK) - 1)
+        caught_up = cache.length == len(ids) - 1  # else the next pass is for what a recurrent layer forgot
+        draft = guesser(ids, min(writer.n_left, CHUNK) - 1) if caught_up else []

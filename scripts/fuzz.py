@@ -1,9 +1,9 @@
 """Damage files of every architecture and run what is left: `python scripts/fuzz.py --count N --seed S`.
 
-Each file gets one to four changes: bytes overwritten, in HEAD or anywhere; a whole number of HEAD replaced by one that
-breaks programs; a bit turned; a stretch or the end cut off. Then it is loaded, continued, tokenized, and its prompt of
-a conversation made. It may do all of that, or refuse with an error of llmcore's own. Anything else is printed with the
-seed that repeats it, and the exit status is 1.
+Each file gets one to four changes: bytes overwritten, in HEAD or anywhere; a whole number of HEAD replaced by
+one that breaks programs; a bit turned; a stretch or the end cut off. Then it is loaded, continued, tokenized,
+and its prompt of a conversation made. It may do all of that, or refuse with an error of llmcore's own.
+Anything else is printed with the seed that repeats it, and the exit status is 1.
 """
 
 import argparse
@@ -81,7 +81,11 @@ def run(path: Path, chat: bool) -> str:
             raise RuntimeError("the message has control characters") from error
         return "refused"
     except ValueError as error:  # of the messages, which a damaged template refuses
-        if "this model" in str(error) or "chat template" in str(error) or "not in the vocabulary" in str(error):
+        if (
+            "this model" in str(error)
+            or "chat template" in str(error)
+            or "not in the vocabulary" in str(error)
+        ):
             return "refused"
         raise
     except MemoryError:
@@ -91,9 +95,13 @@ def run(path: Path, chat: bool) -> str:
 
 def main() -> int:
     """Make the models, damage and run; the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=1000, metavar="N", help="files in all (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="the first file's seed (%(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="the first file's seed (%(default)s)"
+    )
     args = parser.parse_args()
     faults, results = 0, {"runs": 0, "refused": 0}
     warnings.simplefilter("ignore")

@@ -11,14 +11,16 @@ from gguf import quants as gguf_quants
 from llmcore.linear import Matrix
 from llmcore.loader import Tensor
 from llmcore.quants import FORMATS
-from llmcore.speed.filling import filling
+from llmcore.speed.filling import fill
 from llmcore.speed.holding import way_of
 from llmcore.speed.machine import use_threads
 from llmcore.threads import n_threads
 
 
 class Words(NamedTuple):
-    """Where the multi-byte numbers of a block start, as gguf/quants.py reads them: float16, 2- and 4-byte integers."""
+    """Where the multi-byte numbers of a block start, as gguf/quants.py reads them: float16, 2- and 4-byte
+    integers.
+    """
 
     float16: tuple = ()
     u2: tuple = ()
@@ -82,7 +84,9 @@ def tensor(kind, n_out, n_in, byte_order="<"):
     per_block, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
     if kind in FLOATS:
         values = np.random.default_rng(n_out).standard_normal((n_out, n_in), np.float32)
-        little = (values.view(np.uint32) >> 16).astype("<u2") if kind == "BF16" else values.astype(FLOATS[kind])
+        little = (
+            (values.view(np.uint32) >> 16).astype("<u2") if kind == "BF16" else values.astype(FLOATS[kind])
+        )
         raw = little.astype(little.dtype.newbyteorder(byte_order)).view(np.uint8)
         weights = by_gguf(little.view(np.uint8), kind)
     else:
@@ -100,8 +104,7 @@ def tensor(kind, n_out, n_in, byte_order="<"):
 
 def matrix(tensors, way, bias=None):
     held, jobs = way_of(way).empty(tensors)
-    with filling(jobs):
-        pass
+    fill(jobs)
     return Matrix(tensors[0].shape[1], sum(t.shape[0] for t in tensors), held, bias)
 
 

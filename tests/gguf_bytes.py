@@ -32,7 +32,9 @@ class Bytes:
         return self.string(name) + self.pack(f"I{len(dims)}QIQ", len(dims), *dims, type_id, offset)
 
     def file(self, keys=(), tensors=(), body=b"", *, version=3, n_tensors=None, n_keys=None, alignment=32):
-        """A whole file; `n_tensors` and `n_keys` are lies about the counts, `alignment` pads HEAD and says nothing."""
+        """A whole file; `n_tensors` and `n_keys` are lies about the counts, `alignment` pads HEAD and says
+        nothing.
+        """
         n_tensors = len(tensors) if n_tensors is None else n_tensors
         n_keys = len(keys) if n_keys is None else n_keys
         head = b"GGUF" + self.pack("IQQ", version, n_tensors, n_keys) + b"".join(keys) + b"".join(tensors)

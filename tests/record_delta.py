@@ -41,14 +41,17 @@ VARIANTS = {
     "qwen35-Q4_K": ("qwen35", {"type": "Q4_K", **DELTA_OF_256}),
     "qwen35moe": ("qwen35moe", {}),
     "qwen35moe-many": ("qwen35moe", {"experts": 16, "experts_used": 5, "expert_ff": 20, "shared_ff": 28}),
-    "qwen35moe-Q8_0": ("qwen35moe", {"type": "Q8_0", "shared_ff": 64}),
+    "qwen35moe-Q8_0": ("qwen35moe", {"type": "Q8_0", "expert_ff": 32, "shared_ff": 64}),
     "qwen3next": ("qwen3next", {}),
     "qwen3next-grouped": ("qwen3next", {"ssm_heads": 8, "ssm_groups": 2, "ssm_state": 4, "interval": 4}),
     "qwen3next-joined": ("qwen3next", {"joined_in": True, "ssm_heads": 6, "ssm_groups": 2}),
-    "qwen3next-Q8_0": ("qwen3next", {"type": "Q8_0", "shared_ff": 64}),
+    "qwen3next-Q8_0": ("qwen3next", {"type": "Q8_0", "expert_ff": 32, "shared_ff": 64}),
     "kimi-linear": ("kimi-linear", {}),
     "kimi-linear-wide": ("kimi-linear", {"ssm_state": 32, "interval": 3, "layers": 4, "conv": 3, "heads": 3}),
-    "kimi-linear-many": ("kimi-linear", {"experts": 12, "experts_used": 4, "shared_experts": 2, "rope_dims": 6}),
+    "kimi-linear-many": (
+        "kimi-linear",
+        {"experts": 12, "experts_used": 4, "shared_experts": 2, "rope_dims": 6},
+    ),
     "kimi-linear-F16": ("kimi-linear", {"type": "F16"}),
 }
 

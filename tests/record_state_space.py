@@ -66,6 +66,8 @@ VARIANTS = {
         {"rope_dims": 4, "tied": True, "ssm_inner": 40, "ssm_heads": 5, "conv": 2},
     ),
     "falcon-h1-Q8_0": ("falcon-h1", {"type": "Q8_0"}),
+    "rwkv7": ("rwkv7", {}),
+    "rwkv7-heads": ("rwkv7", {"width": 128, "layers": 3, "ff": 40, "q_lora": 5}),
     "mamba2": ("mamba2", {}),
     "mamba2-groups": (
         "mamba2",

@@ -560,7 +560,7 @@ def random_model(family, seed):
 
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    prefix = family.model + ("Text" if family.model == "Gemma3" else "")
+    prefix = family.model + ("Text" if family.model in ("Gemma3", "Qwen3_5", "Qwen3_5Moe") else "")
     values = COMMON | family.config
     if family.model == "GPT2":
         values = {key: values[key] for key in ("vocab_size", *family.config)}
@@ -568,7 +568,11 @@ def random_model(family, seed):
     kind = "LMHeadModel" if family.model == "GPT2" else "ForCausalLM"
     model = getattr(transformers, family.model + kind)(config).float().eval()
     with torch.no_grad():
-        learned = [(name, x) for name, x in model.named_buffers() if name.endswith("e_score_correction_bias")]
+        learned = [
+            (name, x)
+            for name, x in model.named_buffers()
+            if name.endswith(("e_score_correction_bias", "expert_bias"))
+        ]
         for name, x in (*model.named_parameters(), *learned):
             if x.ndim == 1:  # biases around 0, norm gains around 1 (around 0 in Gemma)
                 x += 0.3 * torch.randn(x.shape)
@@ -614,7 +618,8 @@ def write_model(path, family, config, tensors, float32):
             writer.add_key_value(key, field.contents(), field.types[0], field.types[-1])
     for name, x in tensors.items():
         x = np.ascontiguousarray(x[0] if x.shape[0] == 1 else x, np.float32)
-        # The converter, too, leaves vectors, biases, routers, positions and the small tensors of Mamba in float32.
+        # The converter, too, leaves vectors, biases, routers, positions and the small tensors of Mamba in
+        # float32.
         small = ("ffn_gate_inp", "position", "ssm_a", "ssm_d", "ssm_norm", "conv1d")
         if float32 or x.ndim == 1 or name.endswith(".bias") or any(part in name for part in small):
             writer.add_tensor(name, x)

@@ -1,6 +1,6 @@
 """What `transformers` computes on tiny random state-space models, and those models as GGUF files.
 
-    TORCH/bin/python tests/record_transformers_state_space.py     # tests/data/state_space: NAME.gguf and logits.npz
+    TORCH/bin/python tests/record_transformers_state_space.py  # tests/data/state_space: models and logits.npz
 
 As record_transformers.py, whose environment it needs and whose functions it uses. Where transformers
 and llama.cpp differ, we follow llama.cpp: transformers' nemotron_h takes no step below `time_step_min`,

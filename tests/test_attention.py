@@ -23,7 +23,9 @@ def one_at_a_time(q_KTGH, k_KSH, v_KSH, window):
             seen = range(max(0, position - (window or S) + 1), position + 1)
             for g in range(G):
                 weight = np.exp([float(q_KTGH[k, t, g].astype(float) @ k_KSH[k, s]) for s in seen])
-                y_KTGH[k, t, g] = sum(w * v_KSH[k, s] for w, s in zip(weight / weight.sum(), seen, strict=True))
+                y_KTGH[k, t, g] = sum(
+                    w * v_KSH[k, s] for w, s in zip(weight / weight.sum(), seen, strict=True)
+                )
     return y_KTGH
 
 
@@ -79,7 +81,9 @@ def cache_of(family, path, **options):
 
 
 def filled(cache, n_tokens, step, shapes):
-    """What a cache returns last after n_tokens rows of those shapes were appended; the rows of token t are all t."""
+    """What a cache returns last after n_tokens rows of those shapes were appended; the rows of token t are
+    all t.
+    """
     views = None
     for start in range(0, n_tokens, step):
         tokens_T = np.arange(start, min(start + step, n_tokens), dtype=np.float32)

@@ -13,9 +13,26 @@ from llmcore.sampling import Sampling
 from llmcore.speed.batching import Whole
 from llmcore.tokenizers.streaming import CONTEXT_FULL, END_OF_TEXT, MAX_TOKENS, STOP_STRING
 
-PROMPTS = ["hello", "a", [5, 6, 7], "the two of us, and all the rest of it", "łąka", [9] * 30, "x y z", "hello"]
+PROMPTS = [
+    "hello",
+    "a",
+    [5, 6, 7],
+    "the two of us, and all the rest of it",
+    "łąka",
+    [9] * 30,
+    "x y z",
+    "hello",
+]
 OPTIONS = {"max_tokens": 25, "temperature": 0, "ignore_eos": True}
-HOT = {"max_tokens": 25, "temperature": 1.5, "top_k": 0, "top_p": 1, "min_p": 0, "repeat_penalty": 1.2, "seed": 3}
+HOT = {
+    "max_tokens": 25,
+    "temperature": 1.5,
+    "top_k": 0,
+    "top_p": 1,
+    "min_p": 0,
+    "repeat_penalty": 1.2,
+    "seed": 3,
+}
 
 
 def alone(llm, prompts, **options):
@@ -33,13 +50,15 @@ def test_each_text_is_that_of_its_prompt_alone(family, options, tmp_path):
 @pytest.mark.parametrize("batch", [1, 2, 5, 100])
 def test_the_size_of_the_batch_changes_nothing(llama, batch, monkeypatch):
     monkeypatch.setattr("llmcore.model.CHUNK", 4)
-    assert list(llama.generate_batch(iter(PROMPTS), batch=batch, **OPTIONS)) == alone(llama, PROMPTS, **OPTIONS)
+    assert list(llama.generate_batch(iter(PROMPTS), batch=batch, **OPTIONS)) == alone(
+        llama, PROMPTS, **OPTIONS
+    )
     assert list(llama.generate_batch([], batch=batch, **OPTIONS)) == []
 
 
 @pytest.mark.filterwarnings("ignore:the text ends here")
 def test_texts_end_as_they_do_alone(llama):
-    """By an end token, a stop string (over pieces and characters), the number of tokens and a full context."""
+    """By an end token, a stop string (over pieces and characters), the number of tokens, a full context."""
     prompts = [llama.encode_prompt(prompt) if isinstance(prompt, str) else prompt for prompt in PROMPTS]
     how = Sampling(temperature=0)
     ninth = list(llama.tokens(prompts[0], max_tokens=9, sampling=how, seed=0, ignore_eos=True))[-1].id

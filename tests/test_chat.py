@@ -98,7 +98,9 @@ def test_a_token_that_the_model_lacks_is_undefined():
 
 def test_reasoning_has_the_names_that_templates_look_for(in_process):
     message = {"role": "assistant", "content": "4", "reasoning": "2 + 2"}
-    assert render("{{ messages[0].thinking }} {{ messages[0].reasoning_content }}", [message]) == "2 + 2 2 + 2"
+    assert (
+        render("{{ messages[0].thinking }} {{ messages[0].reasoning_content }}", [message]) == "2 + 2 2 + 2"
+    )
 
 
 @pytest.mark.parametrize(
@@ -127,7 +129,9 @@ def test_the_sandbox_refuses_known_escapes(template, in_process):
         text = render(template)
     except llmcore.ModelFileError as error:
         text = str(error)
-    assert re.match(r"$|\[Undefined\]$|the model's chat template \(tokenizer.chat_template\) fails in line 1: ", text)
+    assert re.match(
+        r"$|\[Undefined\]$|the model's chat template \(tokenizer.chat_template\) fails in line 1: ", text
+    )
 
 
 @pytest.mark.parametrize(
@@ -140,7 +144,7 @@ def test_the_sandbox_refuses_known_escapes(template, in_process):
         "{{ 9 ** (9 ** 9) }}",
         "{{ 'x'|center(100000000000) }}",
         "{{ '%99999999999d' % 1 }}",
-        "{% set n = namespace(s='x' * 1000) %}{% for i in range(99999) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+        "{% set n = namespace(s='x' * 999) %}{% for i in range(999) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
         "{{ 'x' * 20000000 }}",
         "{% for i in range(99999) %}{{ 'x' * 10000 }}{% endfor %}",
         "{{ " + "(" * 100000 + " }}",
@@ -149,7 +153,9 @@ def test_the_sandbox_refuses_known_escapes(template, in_process):
 )
 def test_a_template_cannot_hang_or_fill_the_memory(template):
     begin = time.monotonic()
-    with pytest.raises(llmcore.ModelFileError, match=r"chat template \(tokenizer.chat_template\) (takes|fails|writes)"):
+    with pytest.raises(
+        llmcore.ModelFileError, match=r"chat template \(tokenizer.chat_template\) (takes|fails|writes)"
+    ):
         render(template)
     assert time.monotonic() - begin < 10  # 2 seconds of processor time, on a machine that may have other work
 
@@ -186,7 +192,8 @@ def test_without_jinja2_chat_says_how_to_get_it(monkeypatch):
 # Encoding: the template's control tokens, the user's plain text.
 
 CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content|trim + '<|im_end|>\\n' }}{% endfor %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content|trim + '<|im_end|>\\n' }}"
+    "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 NO_SYSTEM = CHATML.replace("{% for m in messages %}", "{% for m in messages if m.role != 'system' %}")
@@ -216,7 +223,10 @@ def chatml(tokenizer):
 
 def whole(tokenizer, messages, **variables):
     """The ids of the rendered text as a whole."""
-    tokens = {"bos_token": tokenizer.tokens[tokenizer.bos_id], "eos_token": tokenizer.tokens[tokenizer.eos_id]}
+    tokens = {
+        "bos_token": tokenizer.tokens[tokenizer.bos_id],
+        "eos_token": tokenizer.tokens[tokenizer.eos_id],
+    }
     text = chat.render_template(tokenizer.chat_template, messages, **tokens, **variables)
     return tokenizer.encode(text, add_special=False, parse_special=True)
 
@@ -239,13 +249,18 @@ def test_control_tokens_in_messages_are_plain_text(chatml, in_process):
     control = [i for i in ids if made.types[i] in (2, 3)]
     assert control == [i for i in plain if made.types[i] in (2, 3)]
     # ... and it is all there, as what the user typed
-    assert attack.replace(" ", "") in made.decode(ids).replace(" ", "")  # spaces come after a user-defined token
+    # Spaces come after a user-defined token
+    assert attack.replace(" ", "") in made.decode(ids).replace(" ", "")
     # a user-defined token is no control token, and found in any text, unless the template uses it as markup
     assert ids.count(made.special.ids["<think>"]) == 3
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.sampled_from(["<|im_", "start|>", "<|im_start|>", "<|im_end|>", "|", "<s>", "</s>", "\ud800", "ł"])))
+@given(
+    st.lists(
+        st.sampled_from(["<|im_", "start|>", "<|im_start|>", "<|im_end|>", "|", "<s>", "</s>", "\ud800", "ł"])
+    )
+)
 def test_no_text_becomes_a_control_token(chatml, pieces):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chat.subprocess, "run", run_here)
@@ -268,7 +283,9 @@ def test_the_real_vocabulary_too():
 @pytest.mark.parametrize("template", [NO_SYSTEM, REFUSES_SYSTEM])
 def test_a_template_without_a_system_role_says_so(template, tokenizer, in_process):
     made = tokenizer(template)
-    with pytest.raises(ValueError, match="no system role: put that text at the head of the first user message"):
+    with pytest.raises(
+        ValueError, match="no system role: put that text at the head of the first user message"
+    ):
         llmcore.chat.encode_chat(made, [{"role": "system", "content": "Be brief."}, *USER])
     assert llmcore.chat.encode_chat(made, USER)
 

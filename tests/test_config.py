@@ -11,7 +11,9 @@ from llmcore.families import ARCHITECTURES
 
 
 def metadata(arch="llama", **changes):
-    """The fewest keys that make a model, with changes; a key set to None is left out. `__` stands for a point."""
+    """The fewest keys that make a model, with changes; a key set to None is left out. `__` stands for a
+    point.
+    """
     keys = {
         "context_length": 128,
         "embedding_length": 48,
@@ -21,7 +23,9 @@ def metadata(arch="llama", **changes):
         "attention.layer_norm_rms_epsilon": 1e-5,
         "vocab_size": 300,
     } | {key.replace("__", "."): value for key, value in changes.items()}
-    return {"general.architecture": arch} | {f"{arch}.{key}": value for key, value in keys.items() if value is not None}
+    return {"general.architecture": arch} | {
+        f"{arch}.{key}": value for key, value in keys.items() if value is not None
+    }
 
 
 def read(arch="llama", **changes):
@@ -88,7 +92,9 @@ def test_window_patterns_of_the_file():
 
 
 def test_gemma3_27b_scales_by_the_model_width():
-    assert read("gemma3", block_count=62, attention__key_length=32).layers[0].mixer.scale == 1 / math.sqrt(48 / 4)
+    assert read("gemma3", block_count=62, attention__key_length=32).layers[0].mixer.scale == 1 / math.sqrt(
+        48 / 4
+    )
     assert read("gemma3", block_count=61, attention__key_length=32).layers[0].mixer.scale == 1 / math.sqrt(32)
 
 
@@ -122,7 +128,10 @@ def test_a_scaling_we_lack_is_refused():
         ({"feed_forward_length": np.arange(1, 5)}, "feed_forward_length has 4 values for 7 layers"),
         ({"feed_forward_length": np.zeros(7, np.int64)}, "feed_forward_length is 0"),
         ({"rope__dimension_count": 7}, "dimension_count is 7"),
-        ({"rope__dimension_count": 14}, "dimension_count is 14; it must be even and at most the head width 12"),
+        (
+            {"rope__dimension_count": 14},
+            "dimension_count is 14; it must be even and at most the head width 12",
+        ),
         ({"rope__freq_base": 1.0}, "freq_base is 1.0"),
         ({"rope__scaling__factor": -2.0}, "scaling.factor is -2.0"),
         ({"vocab_size": 0}, "vocab_size is 0"),

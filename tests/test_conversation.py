@@ -25,7 +25,9 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm", "LC_ALL": "C.UTF-8"}
-TIMINGS = re.compile(r"prompt (\d+) tokens(?: after (\d+) in the cache)?.*?\| text (\d+) tokens.*?\| ([\w ]+)")
+TIMINGS = re.compile(
+    r"prompt (\d+) tokens(?: after (\d+) in the cache)?.*?\| text (\d+) tokens.*?\| ([\w ]+)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +44,18 @@ def endless(tmp_path_factory):
     return make_model(tmp_path_factory.mktemp("chat") / "endless.gguf", CHATML, {"output.weight": output_VD})
 
 
-def make_model(path, template, tensors=None):
-    """The tiny model with a chat template and its tokens."""
-    file = llmcore.load_tokenizer(tiny_llama())
+def make_model(path, template, tensors=None, source=None):
+    """The tiny model, or that of `source`, with a chat template and its tokens."""
+    source = source or tiny_llama()
+    file = llmcore.load_tokenizer(source)
     tokens, types = list(file.tokens), list(file.types)
     tokens[-2:], types[-2:] = ["<|im_start|>", "<|im_end|>"], [3, 3]
-    keys = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types, "tokenizer.chat_template": template}
-    return str(rewrite(tiny_llama(), path, keys, tensors))
+    keys = {
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.chat_template": template,
+    }
+    return str(rewrite(source, path, keys, tensors))
 
 
 class Terminal:
@@ -64,7 +71,10 @@ class Terminal:
             stderr=slave,
             env=ENVIRONMENT,
             cwd=ROOT,
-            preexec_fn=lambda: (os.setsid(), __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0)),
+            preexec_fn=lambda: (
+                os.setsid(),
+                __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),
+            ),
         )
         os.close(slave)
         self.master, self.seen = master, b""
@@ -106,7 +116,9 @@ GREEDY = ("--temperature", "0", "--max-tokens", "12")
 def test_a_second_turn_processes_only_its_own_tokens(model):
     llm = llmcore.load(model)
     texts = [f"hello {i}" for i in range(100)]
-    answers = (list(llm.chat([{"role": "user", "content": text}], max_tokens=6, temperature=0)) for text in texts)
+    answers = (
+        list(llm.chat([{"role": "user", "content": text}], max_tokens=6, temperature=0)) for text in texts
+    )
     # an answer that is UTF-8, which those of a random model seldom are
     text = next(text for text, answer in zip(texts, answers, strict=True) if "\ufffd" not in "".join(answer))
     with Terminal("--model", model, "--temperature", "0", "--max-tokens", "6") as terminal:
@@ -206,7 +218,9 @@ def test_a_full_context_is_told_and_nothing_dropped_unasked(model):
 def piped(text, *arguments):
     """(status, standard output, standard error) of a conversation through pipes."""
     command = [sys.executable, "-m", "llmcore.chat", *arguments]
-    done = subprocess.run(command, input=text.encode(), capture_output=True, env=ENVIRONMENT, cwd=ROOT, timeout=60)
+    done = subprocess.run(
+        command, input=text.encode(), capture_output=True, env=ENVIRONMENT, cwd=ROOT, timeout=60
+    )
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
@@ -229,8 +243,12 @@ def test_a_script_ends_or_drops_when_the_context_is_full(model):
     text = ("one " * 8 + "\n") * 4
     status, out, err = piped(text, "--model", model, *GREEDY, "--context", "120")
     assert status == 1
-    assert re.search(r"error: the conversation has \d+ tokens with this message, the context holds 120; .*\n$", err)
-    status, out, err = piped(text, "--model", model, *GREEDY, "--context", "120", "--context-policy", "drop-oldest")
+    assert re.search(
+        r"error: the conversation has \d+ tokens with this message, the context holds 120; .*\n$", err
+    )
+    status, out, err = piped(
+        text, "--model", model, *GREEDY, "--context", "120", "--context-policy", "drop-oldest"
+    )
     assert status == 0
     assert "dropped the oldest 1 turns" in err
     assert len(timings(err)) == 4
@@ -246,7 +264,11 @@ def test_a_script_ends_or_drops_when_the_context_is_full(model):
     ("template", "arguments", "words"),
     [
         ("{{ nothing.at.all }}", (), "tokenizer.chat_template) fails in line 1"),
-        ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", ("--system", "x"), "no system role"),
+        (
+            "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}",
+            ("--system", "x"),
+            "no system role",
+        ),
     ],
 )
 def test_what_cannot_be_a_conversation_is_one_line_at_once(template, arguments, words, tmp_path):
@@ -289,7 +311,8 @@ def test_generate_answers_with_chat_and_says_what_it_does_without(model):
         (["why</think>", "so"], True, "so", "why</think>"),
         (["a <thi", "s> b"], False, "a <this> b", ""),
         (["never ends"], True, "", "never ends"),
-        (["<think>b</think>c<think>d</think>"], False, "c<think>d</think>", "<think>b</think>"),  # speaks about tags
+        # Speaks about tags
+        (["<think>b</think>c<think>d</think>"], False, "c<think>d</think>", "<think>b</think>"),
         ([], False, "", ""),
     ],
 )
@@ -316,9 +339,24 @@ def test_reasoning_that_the_template_opens_is_dimmed_and_closed_in_the_history(t
 
 
 def test_ctrl_c_ends_a_script(endless):
-    command = [sys.executable, "-m", "llmcore.chat", "--model", endless, "--context", "100000", "--temperature", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "llmcore.chat",
+        "--model",
+        endless,
+        "--context",
+        "100000",
+        "--temperature",
+        "0",
+    ]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT, cwd=ROOT
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+        cwd=ROOT,
     ) as process:
         process.stdin.write(b"hello\nhello\n")
         process.stdin.flush()

@@ -1,4 +1,6 @@
-"""Every field of a model file, broken: the reader says which and why, at once, and never fails in another way."""
+"""Every field of a model file, broken: the reader says which and why, at once, and never fails in another
+way.
+"""
 
 import os
 import struct
@@ -65,17 +67,32 @@ DAMAGE = {
         ["HEAD (keys: 72057594037927936, tensors: 0)"],
     ),
     "3 keys of 1": (b.file(one_key, n_keys=3), ["keys: 3", "needs 42 bytes at byte 24", "(41)", "download"]),
-    "2 keys of 1": (b.file([b.u32("a" * 20, 1)], n_keys=2), ["key 2 of 2", "needs 8 bytes at byte 60", "(60)"]),
+    "2 keys of 1": (
+        b.file([b.u32("a" * 20, 1)], n_keys=2),
+        ["key 2 of 2", "needs 8 bytes at byte 60", "(60)"],
+    ),
     "-1 keys": (b.file(one_key, n_keys=2**64 - 1), [f"keys: {2**64 - 1}", "past the end of the file (41)"]),
     "2^61 keys": (b.file(one_key, n_keys=2**61), [f"keys: {2**61}", f"needs {14 * 2**61} bytes"]),
     "-1 tensors": (b.file(one_key, n_tensors=2**64 - 1), [f"tensors: {2**64 - 1}", "(41)"]),
-    "2^61 tensors": (b.file(one_key, n_tensors=2**61), [f"tensors: {2**61}", f"needs {25 * 2**61 + 14} bytes"]),
-    "1 tensor of 0": (b.file([b.u32("a" * 30, 1)], n_tensors=1), ["tensor 1 of 1", "needs 8 bytes at byte 70", "(70)"]),
+    "2^61 tensors": (
+        b.file(one_key, n_tensors=2**61),
+        [f"tensors: {2**61}", f"needs {25 * 2**61 + 14} bytes"],
+    ),
+    "1 tensor of 0": (
+        b.file([b.u32("a" * 30, 1)], n_tensors=1),
+        ["tensor 1 of 1", "needs 8 bytes at byte 70", "(70)"],
+    ),
     # Keys.
     "key without a name": (b.file([b.u32("", 1), *one_key]), ["key 1 of 2", "a name of 0 bytes"]),
-    "key of 2^62 bytes": (b.file([b.string("a" * 20, 2**62)]), ["key 1 of 1", f"a name of {2**62} bytes", "65535"]),
+    "key of 2^62 bytes": (
+        b.file([b.string("a" * 20, 2**62)]),
+        ["key 1 of 1", f"a name of {2**62} bytes", "65535"],
+    ),
     "key of 65536 bytes": (b.file([b.u32("a" * 65536, 1)]), ["key 1 of 1", "a name of 65536 bytes", "65535"]),
-    "key past the end": (b.file([b.string("a" * 20, 50)]), ["key 1 of 1", "needs 50 bytes at byte 32", "(52)"]),
+    "key past the end": (
+        b.file([b.string("a" * 20, 50)]),
+        ["key 1 of 1", "needs 50 bytes at byte 32", "(52)"],
+    ),
     "key not UTF-8": (b.file([b.u32(b"caf\xe9", 1)]), ["key 1 of 1", "not UTF-8", "caf\\xe9"]),
     "key twice": (b.file([*one_key, *one_key]), ["key 'a' appears twice"]),
     "value of type 13": (b.file([b.key("a", 13, bytes(8))]), ["key 'a'", "type 13", "0 to 12"]),
@@ -84,20 +101,32 @@ DAMAGE = {
         ["key 'aaaaaaaaa'", "needs 8 bytes at byte 45", "(49)"],
     ),
     "bool of 2": (b.file([b.key("a", 7, b"\2")]), ["key 'a'", "the byte 2 for a bool"]),
-    "bools of 1, 255": (b.file([b.key("a", 9, b.array(7, 2, b"\1\xff"))]), ["key 'a'", "the byte 255 for a bool"]),
+    "bools of 1, 255": (
+        b.file([b.key("a", 9, b.array(7, 2, b"\1\xff"))]),
+        ["key 'a'", "the byte 255 for a bool"],
+    ),
     "string of 2^62": (
         b.file([b.key("a", 8, b.string("hello", 2**62))]),
         ["key 'a'", f"has {2**62} bytes in string 1 of 1", "(50 bytes) has 5 left"],
     ),
-    "string of -1": (b.file([b.key("a", 8, b.string("", 2**64 - 1) + body)]), ["key 'a'", f"has {2**64 - 1} bytes"]),
+    "string of -1": (
+        b.file([b.key("a", 8, b.string("", 2**64 - 1) + body)]),
+        ["key 'a'", f"has {2**64 - 1} bytes"],
+    ),
     # Arrays.
     "array of type 13": (b.file([b.key("a", 9, b.array(13, 1, body))]), ["key 'a'", "type 13", "0 to 12"]),
-    "array of 2^61 numbers": (b.file([b.key("a", 9, b.array(10, 2**61, body))]), ["key 'a'", f"needs {2**64} bytes"]),
+    "array of 2^61 numbers": (
+        b.file([b.key("a", 9, b.array(10, 2**61, body))]),
+        ["key 'a'", f"needs {2**64} bytes"],
+    ),
     "array of -1 bytes": (
         b.file([b.key("a", 9, b.array(0, 2**64 - 1, body))]),
         ["key 'a'", f"needs {2**64 - 1} bytes"],
     ),
-    "array of 2^61 strings": (b.file([b.key("a", 9, b.array(8, 2**61, body))]), ["key 'a'", f"needs {2**64} bytes"]),
+    "array of 2^61 strings": (
+        b.file([b.key("a", 9, b.array(8, 2**61, body))]),
+        ["key 'a'", f"needs {2**64} bytes"],
+    ),
     "array of 2^61 arrays": (
         b.file([b.key("a", 9, b.array(9, 2**61, body))]),
         ["key 'a'", f"needs {12 * 2**61} bytes"],
@@ -118,12 +147,21 @@ DAMAGE = {
     "alignment 32 as u64": (aligned(10, b.pack("Q", 32)), ["'general.alignment' is 32 (u64)", "u32"]),
     "alignment '32'": (aligned(8, b.string("32")), ["'general.alignment' is '32' (str)", "u32"]),
     "alignment True": (aligned(7, b"\1"), ["'general.alignment' is True (bool)", "u32"]),
-    "alignment [32]": (aligned(9, b.array(4, 1, b.pack("I", 32))), ["'general.alignment' is", "(arr[u32,1])"]),
-    "alignment 2^31": (aligned(4, b.pack("I", 2**31)), ["tensor 'w' ends at byte 2147483680", "past the end"]),
+    "alignment [32]": (
+        aligned(9, b.array(4, 1, b.pack("I", 32))),
+        ["'general.alignment' is", "(arr[u32,1])"],
+    ),
+    "alignment 2^31": (
+        aligned(4, b.pack("I", 2**31)),
+        ["tensor 'w' ends at byte 2147483680", "past the end"],
+    ),
     # Tensors.
     "tensor without a name": (b.file([], [b.tensor("", [8])], body), ["tensor 1 of 1", "a name of 0 bytes"]),
     "tensor name not UTF-8": (b.file([], [b.tensor(b"\xff", [8])], body), ["tensor 1 of 1", "not UTF-8"]),
-    "tensor twice": (b.file([], [b.tensor("w", [8]), b.tensor("w", [8], 0, 32)], body), ["tensor 'w' appears twice"]),
+    "tensor twice": (
+        b.file([], [b.tensor("w", [8]), b.tensor("w", [8], 0, 32)], body),
+        ["tensor 'w' appears twice"],
+    ),
     "5 dimensions": (matrix([1] * 5), ["tensor 'w' has 5 dimensions", "at most 4"]),
     "2^32 - 1 dimensions": (
         b.file([], [b.string("w") + b.pack("I", 2**32 - 1) + body], body),
@@ -135,19 +173,31 @@ DAMAGE = {
     "2^64 + 64 weights": (matrix([2**63 + 32, 2]), ["tensor 'w'", f"{2**64 + 64} weights"]),
     "2^80 weights": (matrix([2**20] * 4), ["tensor 'w'", f"{2**80} weights"]),
     "-32 columns": (matrix([2**64 - 32]), ["tensor 'w'", f"({2**64 - 32},)"]),
-    "2^64 bytes": (matrix([2**62], 0), [f"tensor 'w' ends at byte {2**64 + 64}", "past the end of the file (320)"]),
+    "2^64 bytes": (
+        matrix([2**62], 0),
+        [f"tensor 'w' ends at byte {2**64 + 64}", "past the end of the file (320)"],
+    ),
     "half a block": (matrix([48, 4]), ["tensor 'w'", "rows of 48 weights", "the 32 in a block of Q8_0"]),
-    "half a block of 256": (matrix([128, 2], 12), ["tensor 'w'", "rows of 128", "the 256 in a block of Q4_K"]),
+    "half a block of 256": (
+        matrix([128, 2], 12),
+        ["tensor 'w'", "rows of 128", "the 256 in a block of Q4_K"],
+    ),
     "type withdrawn": (matrix(type_id=4), ["tensor 'w' is of type 4", "we know F32, F16", "Q4_K"]),
     "type -1": (matrix(type_id=2**32 - 1), ["tensor 'w' is of type 4294967295"]),
     "offset unaligned": (matrix([8], 0, 16), ["tensor 'w' has offset 16", "the alignment 32"]),
     "offset unaligned to 64": (two(96, alignment=64), ["tensor 'v' has offset 96", "the alignment 64"]),
     "offset 2^64 - 32": (matrix([8], 0, 2**64 - 32), [f"tensor 'w' ends at byte {2**64 + 64}", "(320)"]),
-    "offset past the end": (matrix([8], 0, 512), ["tensor 'w' ends at byte 608", "(320)", "download complete"]),
+    "offset past the end": (
+        matrix([8], 0, 512),
+        ["tensor 'w' ends at byte 608", "(320)", "download complete"],
+    ),
     "tensor past the end": (matrix(), ["tensor 'w' ends at byte 368", "(352)", "download complete"]),
     "same place": (two(0), ["tensor 'v' at byte 96 overlaps tensor 'w', from 96 to 160"]),
     "overlap": (two(32), ["tensor 'v' at byte 128 overlaps tensor 'w', from 96 to 160"]),
-    "overlap by one": (b.file([], [b.tensor("w", [33], 24, 0), b.tensor("v", [1], 24, 32)], body), ["'v'", "overlaps"]),
+    "overlap by one": (
+        b.file([], [b.tensor("w", [33], 24, 0), b.tensor("v", [1], 24, 32)], body),
+        ["'v'", "overlaps"],
+    ),
 }
 
 
@@ -177,7 +227,9 @@ def test_damage_is_named(reader, name, path):
 
 
 def test_what_is_not_damage(path):
-    """The same files with the least change that makes them sound, so that the tests above fail for their reason."""
+    """The same files with the least change that makes them sound, so that the tests above fail for their
+    reason.
+    """
     sound = {
         "nested 16 deep": b.file([bomb(15)]),
         "key of 65535 bytes": b.file([b.u32("a" * 65535, 1)]),
@@ -297,7 +349,9 @@ BASES = [
     b.file([b.u32("split.count", 2), b.u32("split.no", 0)], version=2),
 ]
 COUNTS = [0, 1, 31, 2**31, 2**32 - 1, 2**61, 2**62, 2**63 - 1, 2**63, 2**64 - 32, 2**64 - 1]
-PATCHES = st.binary(min_size=1, max_size=8) | st.sampled_from(COUNTS).map(lambda count: struct.pack("<Q", count))
+PATCHES = st.binary(min_size=1, max_size=8) | st.sampled_from(COUNTS).map(
+    lambda count: struct.pack("<Q", count)
+)
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -1,4 +1,6 @@
-"""A model with damage anywhere in its HEAD either runs or is refused as a file: no other error, no hang, no flood."""
+"""A model with damage anywhere in its HEAD either runs or is refused as a file: no other error, no hang, no
+flood.
+"""
 
 import struct
 import warnings
@@ -15,7 +17,9 @@ import llmcore
 from llmcore.loader import read_gguf
 
 COUNTS = [0, 1, 31, 2**31, 2**32 - 1, 2**61, 2**62, 2**63 - 1, 2**64 - 1]
-PATCHES = st.binary(min_size=1, max_size=8) | st.sampled_from(COUNTS).map(lambda count: struct.pack("<Q", count))
+PATCHES = st.binary(min_size=1, max_size=8) | st.sampled_from(COUNTS).map(
+    lambda count: struct.pack("<Q", count)
+)
 
 
 class Small(NamedTuple):
@@ -62,7 +66,8 @@ def test_the_undamaged_model_runs(small):
 
 @settings(max_examples=400, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(0, 1 << 16), PATCHES), min_size=1, max_size=3), st.none() | st.integers(0, 1 << 16)
+    st.lists(st.tuples(st.integers(0, 1 << 16), PATCHES), min_size=1, max_size=3),
+    st.none() | st.integers(0, 1 << 16),
 )
 @example([], 100)
 def test_random_damage(small, patches, cut):

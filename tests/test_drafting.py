@@ -11,6 +11,7 @@ from make_tiny_model import FAMILIES
 from test_model import REAL
 
 import llmcore
+from llmcore.cache import State
 from llmcore.llm import LLM
 from llmcore.model import forward, unembed
 from llmcore.sampling import Sampling
@@ -18,7 +19,10 @@ from llmcore.speed import drafting
 from llmcore.speed.drafting import DRAFT, FIRST, LONGEST, SHORTEST, Lookup, lookup
 from llmcore.tokenizers.streaming import CONTEXT_FULL, END_OF_TEXT, MAX_TOKENS
 
-GREEDY, HOT = Sampling(temperature=0), Sampling(temperature=1.5, top_k=0, top_p=1, min_p=0, repeat_penalty=1.1)
+GREEDY, HOT = (
+    Sampling(temperature=0),
+    Sampling(temperature=1.5, top_k=0, top_p=1, min_p=0, repeat_penalty=1.1),
+)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +76,7 @@ def test_after_drafts_that_were_not_worth_it_a_longer_match_is_needed():
 
 
 def after(guesser, n_guessed, n_written):
-    """What the guesser has learned once a guess of so many tokens was checked by a pass that wrote so many."""
+    """What the guesser has learned once a pass that wrote so many tokens checked a guess of so many."""
     guesser.n_guessed, guesser.n_before = n_guessed, 100
     guesser(list(range(100 + n_written)), 50)  # nothing repeats itself here
     return guesser.n_next
@@ -80,7 +84,8 @@ def after(guesser, n_guessed, n_written):
 
 def test_only_after_a_draft_that_was_right_comes_a_long_one():
     assert (FIRST, DRAFT) == (7, 15)
-    written = [(7, 1), (7, 7), (7, 8), (15, 15), (15, 16)]  # tokens of the draft, and of its pass: one more than right
+    # Tokens of the draft, and of its pass: one more than right
+    written = [(7, 1), (7, 7), (7, 8), (15, 15), (15, 16)]
     assert [after(Lookup(DRAFT), *tokens) for tokens in written] == [7, 7, 15, 7, 15]
     assert after(Lookup(3), 3, 1) == after(Lookup(3), 3, 4) == 3
 
@@ -88,15 +93,14 @@ def test_only_after_a_draft_that_was_right_comes_a_long_one():
 def run(llm, prompt, draft, **options):
     """(ids, how the text ended, rows of each pass but the prompt's); the cache holds what is true."""
     cache, rows = llm.empty_cache(), []
-    append = cache.append
+    commit = cache.commit
 
-    def noting(layer, *new_TKH):
-        if layer == 0:
-            rows.append(len(new_TKH[0]))
-            assert cache.length + rows[-1] <= llm.context_length
-        return append(layer, *new_TKH)
+    def noting(n_tokens):
+        rows.append(n_tokens)
+        assert cache.length + n_tokens <= llm.context_length
+        commit(n_tokens)
 
-    cache.append = noting
+    cache.commit = noting
     options = {"max_tokens": 60, "sampling": GREEDY, "seed": 1, "ignore_eos": True} | options
     tokens = []
     for token in llm.tokens(prompt, draft=draft, cache=cache, **options):
@@ -108,7 +112,9 @@ def run(llm, prompt, draft, **options):
 @pytest.mark.parametrize("sampling", [GREEDY, HOT], ids=["greedy", "hot"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_text_is_that_without_drafts(family, sampling, tmp_path, monkeypatch):
-    """With guesses of which some are right, some are wrong in the first token and some later. Windows are 8 wide."""
+    """With guesses of which some are right, some are wrong in the first token and some later. Windows are 8
+    wide.
+    """
     make(family, tmp_path / "m.gguf")
     llm = llmcore.load(tmp_path / "m.gguf")
     *plain, passes = run(llm, [5, 6, 7], None, sampling=sampling)
@@ -126,15 +132,17 @@ def test_the_text_is_that_without_drafts(family, sampling, tmp_path, monkeypatch
     *drafted, fewer = run(llm, [5, 6, 7], 5, sampling=sampling)
     assert drafted == plain
     assert set(passes) == {1}
+    recurrent = any(isinstance(kept, State) for kept in llm.empty_cache().layers)
     assert max(fewer) == 6
-    assert len(fewer) < 30
+    assert len(fewer) < (50 if recurrent else 30)  # a state goes back to before the guess, and catches up
     assert {0, 2, 3} <= set(n_wrong)
 
 
 @pytest.fixture
 def scripted(llama, monkeypatch):
-    """`scripted(prompt, text, ...)`: a run of a model that says that text, whatever its logits are; three tokens that
-    stood before are enough for a draft."""
+    """`scripted(prompt, text, ...)`: a run of a model that says that text, whatever its logits are; three
+    tokens that stood before are enough for a draft.
+    """
     monkeypatch.setattr(drafting, "SHORTEST", 3)
 
     def start(prompt, text, draft, context_length=512, end_ids=(), **options):
@@ -152,8 +160,8 @@ def test_a_pass_writes_the_guesses_that_are_right_and_one_token_more(scripted):
     ids, ends, rows = scripted(prompt, text, 4, max_tokens=len(text))
     assert list(ids) == text
     assert ends == (None,) * 10 + (MAX_TOKENS,)
-    # 4 5 6 came before: 9 4 5 8 is guessed, 9 4 5 are right and 6 stands in the place of 8. Then 9 4 5 6 is a guess
-    # from 4 5 6: 9 4 5 again right, and 100 in the place of 6. Nothing of that came before.
+    # 4 5 6 came before: 9 4 5 8 is guessed, 9 4 5 are right and 6 stands in the place of 8. Then 9 4 5 6 is a
+    # guess from 4 5 6: 9 4 5 again right, and 100 in the place of 6. Nothing of that came before.
     assert rows == [5, 5, 1, 1]
 
 
@@ -200,7 +208,9 @@ def test_a_text_that_is_left_in_the_middle_of_a_draft_leaves_what_is_true(script
     assert cache.length >= 12 + 10  # it may be ahead: the caller truncates it
     assert cache.truncate(len(text) - 1) == len(text) - 1
     x_TD = forward(llama.weights, llama.config, [(np.array(text[-1:]), cache)])
-    np.testing.assert_allclose(unembed(llama.weights, llama.config, x_TD)[0], llama.logits(text)[-1], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        unembed(llama.weights, llama.config, x_TD)[0], llama.logits(text)[-1], rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("draft", [0, -1])

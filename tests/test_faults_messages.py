@@ -22,7 +22,10 @@ TOOLS = [
         "function": {
             "name": "get_weather",
             "description": "Tell the weather.",
-            "parameters": {"type": "object", "properties": {"city": {"type": "string", "description": "where"}}},
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"type": "string", "description": "where"}},
+            },
         },
     }
 ]
@@ -30,17 +33,33 @@ TOOLS = [
 
 def call(arguments, **more):
     function = {"name": "get_weather", "arguments": arguments}
-    return {"role": "assistant", "tool_calls": [{"id": "call_1ab2", "type": "function", "function": function}], **more}
+    return {
+        "role": "assistant",
+        "tool_calls": [{"id": "call_1ab2", "type": "function", "function": function}],
+        **more,
+    }
 
 
 FORMS = {  # what a caller writes, and the same in the plainest form
     "parts": (
-        [{"role": "user", "content": [{"type": "text", "text": "hello "}, {"type": "text", "text": "there"}]}],
+        [
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "hello "}, {"type": "text", "text": "there"}],
+            }
+        ],
         [USER],
     ),
-    "None": ([USER, {"role": "assistant", "content": None}, USER], [USER, {"role": "assistant", "content": ""}, USER]),
+    "None": (
+        [USER, {"role": "assistant", "content": None}, USER],
+        [USER, {"role": "assistant", "content": ""}, USER],
+    ),
     "nulls": (
-        [USER, {"role": "assistant", "content": "yes", "tool_calls": None, "name": None, "refusal": None}, USER],
+        [
+            USER,
+            {"role": "assistant", "content": "yes", "tool_calls": None, "name": None, "refusal": None},
+            USER,
+        ],
         [USER, {"role": "assistant", "content": "yes"}, USER],
     ),
     "a JSON string": (
@@ -73,7 +92,11 @@ def tokenizer(tmp_path_factory):
         tokens, types = list(file.tokens), list(file.types)
         for i, text in enumerate((*texts, *control), 1):
             tokens[-i], types[-i] = text, 4 if text in texts else 3
-        keys = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types, "tokenizer.chat_template": template}
+        keys = {
+            "tokenizer.ggml.tokens": tokens,
+            "tokenizer.ggml.token_type": types,
+            "tokenizer.chat_template": template,
+        }
         return llmcore.load_tokenizer(rewrite(tiny_llama(), tmp_path_factory.mktemp("m") / "m.gguf", keys))
 
     return make
@@ -105,8 +128,14 @@ def test_each_form_gives_the_prompt_of_the_plain_one(name, tokenizer, in_process
 @pytest.mark.parametrize(
     ("message", "words"),
     [
-        ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "message 2, part 1 is of"),
-        ({"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "input_audio"}]}, "message 2, part 2 is"),
+        (
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
+            "message 2, part 1 is of type 'im",
+        ),
+        (
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "input_audio"}]},
+            "message 2, part 2 is",
+        ),
         ({"role": "user", "content": 5}, "message 2: content must be a text"),
         ({"role": "user", "content": {"text": "a"}}, "message 2: content must be a text"),
         ({"role": None, "content": "a"}, "message 2 has the role None"),
@@ -122,7 +151,9 @@ def test_what_cannot_be_told_in_text_is_a_fault_of_the_message(message, words, t
 
 def test_broken_arguments_are_told_of_the_message(tokenizer, in_process):
     made = tokenizer("{% for m in messages %}{{ m.tool_calls[0].function.arguments.items() }}{% endfor %}")
-    with pytest.raises(ValueError, match=r"message 1: the arguments of a tool call are no JSON object: '\{oops'") as caught:
+    with pytest.raises(
+        ValueError, match=r"message 1: the arguments of a tool call are no JSON object: '\{oops'"
+    ) as caught:
         encode_chat(made, [call("{oops")])
     assert not isinstance(caught.value, llmcore.ModelFileError)
 
@@ -134,10 +165,14 @@ def test_the_callers_messages_stay_as_they_were():
     assert json.dumps(messages) == before
 
 
-@pytest.mark.parametrize("template", ["{{ bos_token }}", "{{ messages[0].content }}", "{{ messages | length }}"])
+@pytest.mark.parametrize(
+    "template", ["{{ bos_token }}", "{{ messages[0].content }}", "{{ messages | length }}"]
+)
 def test_a_prompt_without_the_last_message_is_an_error(template, tokenizer, in_process):
     with pytest.raises(ValueError, match="leaves out the last message, of the role 'user'"):
-        encode_chat(tokenizer(template), [{"role": "user", "content": "first"}, {"role": "user", "content": "last"}])
+        encode_chat(
+            tokenizer(template), [{"role": "user", "content": "first"}, {"role": "user", "content": "last"}]
+        )
 
 
 def test_an_empty_template_is_none(tokenizer):
@@ -150,7 +185,9 @@ QWEN = ("<think>", "</think>", "<tool_response>", "</tool_response>", "<tool_cal
 
 
 @pytest.mark.parametrize(
-    ("name", "markup"), [("openai-gpt-oss-120b", GPT_OSS), ("Qwen-Qwen3-0.6B", QWEN)], ids=["gpt-oss", "Qwen3"]
+    ("name", "markup"),
+    [("openai-gpt-oss-120b", GPT_OSS), ("Qwen-Qwen3-0.6B", QWEN)],
+    ids=["gpt-oss", "Qwen3"],
 )
 @pytest.mark.parametrize("place", ["user", "tool", "tools", "role", "arguments", "assistant"])
 def test_what_a_template_uses_as_markup_is_plain_text_in_messages(name, markup, place, tokenizer, in_process):
@@ -161,7 +198,9 @@ def test_what_a_template_uses_as_markup_is_plain_text_in_messages(name, markup, 
     def count(text):
         messages = [USER, call({"city": text if place == "arguments" else "x"}), ANSWER]
         if place in ("user", "tool"):
-            messages[{"user": 0, "tool": 2}[place]] = messages[{"user": 0, "tool": 2}[place]] | {"content": text}
+            messages[{"user": 0, "tool": 2}[place]] = messages[{"user": 0, "tool": 2}[place]] | {
+                "content": text
+            }
         if place == "role":
             messages.insert(0, {"role": f"user{text}", "content": "x"})
         if place == "assistant":
@@ -179,7 +218,9 @@ def test_what_a_template_uses_as_markup_is_plain_text_in_messages(name, markup, 
 
 
 def test_user_defined_tokens_that_are_no_markup_stay_tokens_in_messages(tokenizer, in_process):
-    made = tokenizer("{% for m in messages %}<mark>{{ m.content }}{% endfor %}", ("<table>", "\n\n\n", "<mark>"))
+    made = tokenizer(
+        "{% for m in messages %}<mark>{{ m.content }}{% endfor %}", ("<table>", "\n\n\n", "<mark>")
+    )
     ids = encode_chat(made, [{"role": "user", "content": "a<table>b\n\n\n<mark>"}])
     assert [ids.count(made.special.ids[text]) for text in ("<table>", "\n\n\n", "<mark>")] == [1, 1, 1]
 

@@ -1,4 +1,6 @@
-"""Standard streams that are closed, full or left by their reader; Ctrl-C at any moment; bytes that are no text."""
+"""Standard streams that are closed, full or left by their reader; Ctrl-C at any moment; bytes that are no
+text.
+"""
 
 import os
 import signal
@@ -12,7 +14,12 @@ from conftest import ROOT, tiny_llama
 import llmcore
 
 MODEL = str(tiny_llama())
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "PYTHON": sys.executable, "MODEL": MODEL, "LC_ALL": "C.UTF-8"}
+ENVIRONMENT = os.environ | {
+    "PYTHONPATH": str(ROOT),
+    "PYTHON": sys.executable,
+    "MODEL": MODEL,
+    "LC_ALL": "C.UTF-8",
+}
 GENERATE = '"$PYTHON" -m llmcore.generate --model "$MODEL" --prompt hello --max-tokens 8 --temperature 0 --ignore-eos'
 INSPECT = '"$PYTHON" -m llmcore inspect "$MODEL"'
 SHELL = pytest.mark.skipif(os.name != "posix", reason="these are redirections of a POSIX shell")
@@ -51,7 +58,9 @@ def test_notes_that_nobody_reads_cost_no_text(text, tmp_path):
 
 
 @SHELL
-@pytest.mark.parametrize("command", [GENERATE, INSPECT, '"$PYTHON" -m llmcore.generate --help', '"$PYTHON" -m llmcore'])
+@pytest.mark.parametrize(
+    "command", [GENERATE, INSPECT, '"$PYTHON" -m llmcore.generate --help', '"$PYTHON" -m llmcore']
+)
 @pytest.mark.parametrize("redirection", [">&-", pytest.param(">/dev/full", marks=FULL)])
 def test_a_text_that_is_lost_is_an_error(command, redirection):
     status, _, err = shell(f"{command} {redirection}")
@@ -81,7 +90,9 @@ def test_ctrl_c_during_the_imports_is_130_and_silent(module):
         f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)\n"
     )
     command = [sys.executable, "-c", code]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+    ) as process:
         assert process.stdout.readline() == b"now\n"
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
@@ -92,7 +103,9 @@ def test_ctrl_c_during_the_imports_is_130_and_silent(module):
 @pytest.mark.parametrize("option", ["--system", "--stop", "--prompt"])
 def test_bytes_that_are_no_text_are_refused_wherever_they_come(option):
     prompt = "" if option == "--prompt" else "--prompt a"
-    status, out, err = shell(f"\"$PYTHON\" -m llmcore.generate --model \"$MODEL\" {prompt} {option} \"$(printf '\\377')\"")
+    status, out, err = shell(
+        f'"$PYTHON" -m llmcore.generate --model "$MODEL" {prompt} {option} "$(printf \'\\377\')"'
+    )
     assert (status, out, err) == (1, "", f"error: {option}: byte 0 is not UTF-8; convert it to UTF-8\n")
 
 

@@ -37,7 +37,8 @@ LOGITS = np.log(np.float32([[4, 1, 3, 2]]))  # probabilities 0.4, 0.1, 0.3, 0.2
         ({"gating": "softmax of the chosen"}, [0, 2], [4 / 7, 3 / 7]),
         ({"gating": "sigmoid"}, [0, 2], [4 / 5, 3 / 4]),
         ({"scale": 2.5, "used": 1}, [0], [1.0]),
-        ({"groups": 2, "groups_used": 1}, [0, 1], [0.4, 0.1]),  # 0.4 + 0.1 and 0.3 + 0.2 tie: the first group wins
+        # 0.4 + 0.1 and 0.3 + 0.2 tie: the first group wins
+        ({"groups": 2, "groups_used": 1}, [0, 1], [0.4, 0.1]),
     ],
     ids=str,
 )
@@ -60,7 +61,9 @@ def test_groups_are_judged_by_their_two_best():
 
 
 def test_weights_that_sum_to_nothing_do_not_divide_by_zero():
-    _, weights_TU = route(np.float32([[-200, -200, -200, -200]]), replace(PLAIN, gating="sigmoid", renormalize=True))
+    _, weights_TU = route(
+        np.float32([[-200, -200, -200, -200]]), replace(PLAIN, gating="sigmoid", renormalize=True)
+    )
     assert np.isfinite(weights_TU).all()
 
 
@@ -93,9 +96,7 @@ def test_experts_that_nobody_chose_are_not_touched(mixture):
     (chosen_U,), _ = route(x_TD @ w.ffn_gate_inp.held.w_OI.T, plan)
     poison = replace(w.ffn_up_exps[0], held=Float32(np.full_like(w.ffn_up_exps[0].held.w_OI, np.nan)))
     poisoned = replace(w, ffn_up_exps=[m if e in chosen_U else poison for e, m in enumerate(w.ffn_up_exps)])
-    np.testing.assert_array_equal(
-        run(x_TD, poisoned, plan), run(x_TD, w, plan)
-    )
+    np.testing.assert_array_equal(run(x_TD, poisoned, plan), run(x_TD, w, plan))
 
 
 def test_the_layout_of_one_tensor_an_expert_is_the_same_model(tmp_path):
@@ -111,4 +112,6 @@ def test_the_layout_of_one_tensor_an_expert_is_the_same_model(tmp_path):
     path = rewrite(tmp_path / "new.gguf", tmp_path / "old.gguf", tensors=old, drop=merged)
     assert "blk.0.ffn_gate.3.weight" in read_gguf(path).tensors
     ids = list(range(3, 40))
-    np.testing.assert_array_equal(llmcore.load(path).logits(ids), llmcore.load(tmp_path / "new.gguf").logits(ids))
+    np.testing.assert_array_equal(
+        llmcore.load(path).logits(ids), llmcore.load(tmp_path / "new.gguf").logits(ids)
+    )

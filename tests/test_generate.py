@@ -74,15 +74,21 @@ def test_drafts_change_nothing(text, draft):
     assert run(*GREEDY, "--prompt", "hello", "--draft", draft)[:2] == (0, text)
 
 
-@pytest.mark.parametrize("more", [(), ("--batch", "2"), ("--stop", "e"), ("--temperature", "2", "--seed", "7")])
+@pytest.mark.parametrize(
+    "more", [(), ("--batch", "2"), ("--stop", "e"), ("--temperature", "2", "--seed", "7")]
+)
 def test_each_line_of_a_prompts_file_is_answered_by_a_line(more, tmp_path):
     prompts = ["hello", "żółw, łąka", "a", " b ", "hello"]
     (tmp_path / "prompts.txt").write_bytes("\r\n".join(prompts).encode() + b"\n")
     status, out, err = run(*GREEDY, "--prompts-file", str(tmp_path / "prompts.txt"), *more)
-    alone = [run(*GREEDY, "--prompt", prompt, *(more if more[:1] != ("--batch",) else ()))[1] for prompt in prompts]
+    alone = [
+        run(*GREEDY, "--prompt", prompt, *(more if more[:1] != ("--batch",) else ()))[1] for prompt in prompts
+    ]
     assert status == 0
     assert [json.loads(line) for line in out.splitlines()] == alone
-    timings = r"load \S+ s \| 5 prompts of \d+ tokens \| 5 texts of \d+ tokens, all in \S+ s \(\S+ tokens/s\)\n"
+    timings = (
+        r"load \S+ s \| 5 prompts of \d+ tokens \| 5 texts of \d+ tokens, all in \S+ s \(\S+ tokens/s\)\n"
+    )
     assert re.fullmatch("(seed 7\n)?" + HELD + timings, err)
 
 
@@ -187,14 +193,18 @@ def test_bad_arguments_are_status_2(arguments, words, capsys):
 
 
 def test_without_a_model_the_one_in_models_is_taken(text, tmp_path):
-    arguments = [argument for argument in GREEDY if argument not in ("--model", MODEL)] + ["--prompt", "hello"]
+    arguments = [argument for argument in GREEDY if argument not in ("--model", MODEL)] + [
+        "--prompt",
+        "hello",
+    ]
     status, _, err = run(*arguments, cwd=tmp_path)
     assert status == 1
     assert "no model in" in err
     assert "smollm2" in err
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "one.gguf").symlink_to(MODEL)
-    (tmp_path / "models" / "big-00002-of-00002.gguf").touch()  # a later part of a split file is no model of its own
+    # A later part of a split file is no model of its own
+    (tmp_path / "models" / "big-00002-of-00002.gguf").touch()
     assert run(*arguments, cwd=tmp_path)[:2] == (0, text)
     (tmp_path / "models" / "two.gguf").symlink_to(MODEL)
     status, _, err = run(*arguments, cwd=tmp_path)
@@ -226,7 +236,17 @@ def test_a_reader_that_leaves_is_no_error():
 
 def test_text_streams(tmp_path):
     """The first piece arrives while the rest is still being made."""
-    command = [sys.executable, "-m", "llmcore.generate", "--model", MODEL, "--prompt", "hello", "--context", "100000"]
+    command = [
+        sys.executable,
+        "-m",
+        "llmcore.generate",
+        "--model",
+        MODEL,
+        "--prompt",
+        "hello",
+        "--context",
+        "100000",
+    ]
     with subprocess.Popen(
         [*command, "--ignore-eos"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
     ) as process:

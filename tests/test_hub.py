@@ -30,7 +30,12 @@ DATA = bytes(range(256)) * 1200  # 300 kB
 SPLIT = {f"big/m-Q8_0-{n:05d}-of-00003.gguf": DATA[: 1000 * n] for n in (1, 2, 3)}
 REPOSITORIES = {
     "org/one": {"README.md": b"hello", "one.Q8_0.gguf": DATA},
-    "org/many": {"m-Q4_K_M.gguf": DATA[:7000], "m.q5_k_m.gguf": DATA[:8000], "mmproj-F16.gguf": DATA[:90], **SPLIT},
+    "org/many": {
+        "m-Q4_K_M.gguf": DATA[:7000],
+        "m.q5_k_m.gguf": DATA[:8000],
+        "mmproj-F16.gguf": DATA[:90],
+        **SPLIT,
+    },
     "org/two": {"a.gguf": DATA[:70], "b-IQ4_XS.gguf": DATA[:80]},
     "org/none": {"README.md": b"hello"},
     "org/gated": {"x.gguf": DATA},
@@ -78,11 +83,20 @@ class FakeHub(BaseHTTPRequestHandler):
         if server.token and self.headers["Authorization"] not in (None, f"Bearer {server.token}"):
             return self.answer(401, X_Error_Message="Invalid credentials in Authorization header")
         if repo not in server.repositories:
-            return self.answer(401 if self.headers["Authorization"] is None else 404, X_Error_Code="RepoNotFound")
+            return self.answer(
+                401 if self.headers["Authorization"] is None else 404, X_Error_Code="RepoNotFound"
+            )
         if revision not in (None, "main", "v1", "refs/pr/1", COMMIT):
             return self.answer(404, X_Error_Code="RevisionNotFound")
         siblings = [self.sibling(name, data) for name, data in server.repositories[repo].items()]
-        body = {"id": repo, "modelId": repo, "sha": COMMIT, "private": False, "tags": [], "siblings": siblings}
+        body = {
+            "id": repo,
+            "modelId": repo,
+            "sha": COMMIT,
+            "private": False,
+            "tags": [],
+            "siblings": siblings,
+        }
         self.answer(200, json.dumps(body).encode(), Content_Type="application/json")
 
     def sibling(self, name, data):
@@ -96,7 +110,9 @@ class FakeHub(BaseHTTPRequestHandler):
     def file(self, repo, revision, name):
         assert revision == COMMIT
         if repo == "org/gated" and self.headers["Authorization"] != "Bearer hf_good":
-            return self.answer(401 if self.headers["Authorization"] is None else 403, X_Error_Code="GatedRepo")
+            return self.answer(
+                401 if self.headers["Authorization"] is None else 403, X_Error_Code="GatedRepo"
+            )
         if self.server.cdn:
             return self.answer(302, Location=f"{self.server.cdn}/cdn/{name}")
         self.content(self.server.repositories[repo][name])
@@ -143,7 +159,9 @@ def serving():
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    """The hub that the library asks in this process; the library reads its environment only when it is imported."""
+    """The hub that the library asks in this process; the library reads its environment only when it is
+    imported.
+    """
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
@@ -156,7 +174,9 @@ def server(monkeypatch, tmp_path):
     with serving() as hub_server:
         monkeypatch.setattr(constants, "ENDPOINT", hub_server.url)
         monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub_server.url + "/{repo_id}/resolve/{revision}/{filename}"
+            constants,
+            "HUGGINGFACE_CO_URL_TEMPLATE",
+            hub_server.url + "/{repo_id}/resolve/{revision}/{filename}",
         )
         close_session()
         yield hub_server
@@ -225,7 +245,9 @@ def test_a_repository_is_listed(script, tmp_path):
     assert not (tmp_path / "models").exists()
 
 
-@pytest.mark.parametrize("named", ["/big/m-Q8_0-00001-of-00003.gguf", "/big/m-Q8_0-00003-of-00003.gguf", ":q8_0"])
+@pytest.mark.parametrize(
+    "named", ["/big/m-Q8_0-00001-of-00003.gguf", "/big/m-Q8_0-00003-of-00003.gguf", ":q8_0"]
+)
 def test_all_parts_of_a_split_file_come_together(named, script, tmp_path):
     status, out, _ = script(f"hf:org/many{named}")
     assert status == 0
@@ -268,7 +290,8 @@ def test_a_later_run_goes_on_where_one_was_cut(script, server, tmp_path, monkeyp
     assert 0 < begun <= 200_000
     server.cuts, before = [], len(server.files())
     needed = len(DATA) - begun
-    monkeypatch.setattr(hub.shutil, "disk_usage", lambda path: SimpleNamespace(free=needed))  # is all it needs
+    # Is all it needs
+    monkeypatch.setattr(hub.shutil, "disk_usage", lambda path: SimpleNamespace(free=needed))
     assert script("hf:org/one/one.Q8_0.gguf")[0] == 0
     (request,) = server.files()[before:]
     assert request.headers["Range"] == f"bytes={begun}-"
@@ -320,7 +343,9 @@ def test_what_goes_wrong_is_told_in_one_line(arguments, words, script, tmp_path)
 
 
 def test_several_models_and_none_named_is_a_list(server, tmp_path):
-    with pytest.raises(HubError, match=r"several, .* as in hf:org/two/a\.gguf: a\.gguf .*, b-IQ4_XS\.gguf \(0\.1 kB\)"):
+    with pytest.raises(
+        HubError, match=r"several, .* as in hf:org/two/a\.gguf: a\.gguf .*, b-IQ4_XS\.gguf \(0\.1 kB\)"
+    ):
         model_file("hf:org/two", tmp_path)
 
 
@@ -402,7 +427,9 @@ def test_a_split_model_that_lacks_a_part_is_made_whole_on_the_way(server, tmp_pa
     assert len(server.files()) == 4
 
 
-@pytest.mark.parametrize("text", ["hf:org/one/one.Q8_0.gguf", "hf:org/one:Q8_0", "hf:org/one", "hf:org/one@v1"])
+@pytest.mark.parametrize(
+    "text", ["hf:org/one/one.Q8_0.gguf", "hf:org/one:Q8_0", "hf:org/one", "hf:org/one@v1"]
+)
 def test_a_file_that_is_there_needs_no_network(text, server, tmp_path, monkeypatch):
     path = model_file(text, tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -424,7 +451,12 @@ def command(module, *arguments, cwd, stdin=None, **environment):
     known = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     known |= {"PYTHONPATH": str(ROOT), "HF_HOME": str(cwd / "home"), "NO_PROXY": "127.0.0.1"} | environment
     done = subprocess.run(
-        [sys.executable, *module, *arguments], input=stdin, capture_output=True, cwd=cwd, env=known, timeout=60
+        [sys.executable, *module, *arguments],
+        input=stdin,
+        capture_output=True,
+        cwd=cwd,
+        env=known,
+        timeout=60,
     )
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
@@ -435,7 +467,9 @@ def test_a_model_is_fetched_and_runs(server, tmp_path):
     run = functools.partial(command, ("-m", "llmcore.generate"), *how, cwd=tmp_path, HF_ENDPOINT=server.url)
     status, out, err = run("--model", "hf:org/tiny/tiny.gguf")
     assert (status, out) == (0, run("--model", str(tiny_llama()))[1])
-    assert re.match(r"fetching tiny\.gguf: \S+ .B\nhf:org/tiny/tiny\.gguf is models/hf/org/tiny/tiny\.gguf\n", err)
+    assert re.match(
+        r"fetching tiny\.gguf: \S+ .B\nhf:org/tiny/tiny\.gguf is models/hf/org/tiny/tiny\.gguf\n", err
+    )
     n_requests = len(server.log)
     assert run("--model", "hf:org/tiny", "--quiet") == (0, out, "")
     assert run("--quiet") == (0, out, "")  # it is the one model in models/
@@ -451,7 +485,9 @@ def test_the_real_hub_is_the_default(tmp_path):
     code = "from huggingface_hub import constants; print(constants.ENDPOINT)"
     status, out, _ = command(("-c", code), cwd=tmp_path)
     assert (status, out) == (0, constants._HF_DEFAULT_ENDPOINT + "\n")
-    status, _, err = command((str(ROOT / "scripts/fetch_model.py"),), "hf:org/one", cwd=tmp_path, HF_HUB_OFFLINE="1")
+    status, _, err = command(
+        (str(ROOT / "scripts/fetch_model.py"),), "hf:org/one", cwd=tmp_path, HF_HUB_OFFLINE="1"
+    )
     assert (status, err.count("\n")) == (1, 1)
     assert "HF_HUB_OFFLINE is set" in err
 
@@ -470,4 +506,6 @@ def test_the_real_hub_is_the_default(tmp_path):
     ],
 )
 def test_the_type_is_read_from_the_name(file, kind):
-    assert hub.about([file], {file: hub.RemoteFile(file, COMMIT, 5, "")}).split()[2:] == ([kind] if kind else [])
+    assert hub.about([file], {file: hub.RemoteFile(file, COMMIT, 5, "")}).split()[2:] == (
+        [kind] if kind else []
+    )

@@ -1,4 +1,4 @@
-"""Products with matrices held in each way, against the same in float64 with the weights of the gguf package."""
+"""Products with matrices held in each way, against float64 with the weights of the gguf package."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,9 @@ def _threads(request):
 
 
 def size_of_terms(m, weights):
-    """The sizes (out, in) of what is added up: |w|, or of a matrix as integers |q s| + |o|, whose sum may cancel."""
+    """The sizes (out, in) of what is added up: |w|, or of a matrix as integers |q s| + |o|, whose sum may
+    cancel.
+    """
     sizes = np.abs(weights.astype(np.float64))
     for part, piece in getattr(m.held, "pieces", ()):
         if isinstance(piece, Tile):
@@ -45,10 +47,11 @@ def size_of_terms(m, weights):
 
 
 def assert_is_product(m, weights, bias=0):
-    """x W^T + b within what rounding can do, whatever the number of rows and wayever they lie in memory.
+    """x W^T + b within what rounding can do, whatever the number of rows and however they lie in memory.
 
-    A float32 sum of n terms, added up in any order, is within n u / (1 - n u) of the sum of their sizes, u = 2^-24
-    (Higham, Accuracy and Stability of Numerical Algorithms, 3.1). Four more roundings make q s + o and add the bias.
+    A float32 sum of n terms, added up in any order, is within n u / (1 - n u) of the sum of their sizes, u =
+    2^-24 (Higham, Accuracy and Stability of Numerical Algorithms, 3.1). Four more roundings make q s + o and
+    add the bias.
     """
     n_roundings = (m.n_in + 4) * 2.0**-24
     gamma, sizes = n_roundings / (1 - n_roundings), size_of_terms(m, weights)
@@ -114,7 +117,8 @@ def test_big_endian(kind, way):
 def test_the_product_with_the_identity_is_the_matrix(way):
     one, weights = tensor("Q4_K", 37, 512)
     y_IO = linear.linear(np.eye(512, dtype=np.float32), matrix([one], way))
-    # Each sum has one term that is not zero: two roundings make q s + o, whose parts may be larger than the weight.
+    # Each sum has one term that is not zero: two roundings make q s + o, whose parts may be larger than the
+    # weight.
     bound = 2 * 2.0**-24 * 2 * np.abs(weights.reshape(37, -1, 32)).max(axis=2, keepdims=True)
     assert (np.abs(y_IO.T - weights).reshape(37, -1, 32) <= bound).all()
 

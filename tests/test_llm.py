@@ -83,13 +83,22 @@ def test_an_empty_stop_string_is_refused_at_once(stop):
 
 def streamed(token_bytes):
     """The pieces of tokens that have these bytes."""
-    tokenizer, last = SimpleNamespace(token_bytes=lambda i: token_bytes[i], token_text=lambda i: ""), len(token_bytes) - 1
-    return list(decode_tokens(tokenizer, (Token(i, None, MAX_TOKENS if i == last else None) for i in range(last + 1))))
+    tokenizer, last = (
+        SimpleNamespace(token_bytes=lambda i: token_bytes[i], token_text=lambda i: ""),
+        len(token_bytes) - 1,
+    )
+    return list(
+        decode_tokens(tokenizer, (Token(i, None, MAX_TOKENS if i == last else None) for i in range(last + 1)))
+    )
 
 
 def test_a_character_waits_until_its_bytes_are_whole():
     wave, l_stroke = "👋".encode(), "ł".encode()
-    assert streamed([b"hi ", wave[:1], wave[1:3], wave[3:] + l_stroke[:1], l_stroke[1:]]) == ["hi ", "👋", "ł"]
+    assert streamed([b"hi ", wave[:1], wave[1:3], wave[3:] + l_stroke[:1], l_stroke[1:]]) == [
+        "hi ",
+        "👋",
+        "ł",
+    ]
 
 
 def test_a_character_that_the_end_cuts_in_two_is_left_out():
@@ -108,36 +117,51 @@ def test_pieces_join_to_the_text_however_it_is_cut(text, sizes):
     assert "".join(streamed([data[a:b] for a, b in zip(cut, [*cut[1:], None], strict=True)])) == text
 
 
-@pytest.mark.parametrize("value", [2.5, 2.0, "3", None, True, np.float32(2), [2], 0, -1, np.int64(-1)], ids=repr)
+@pytest.mark.parametrize(
+    "value", [2.5, 2.0, "3", None, True, np.float32(2), [2], 0, -1, np.int64(-1)], ids=repr
+)
 @pytest.mark.parametrize("name", ["max_tokens", "draft", "batch", "context_length", "threads"])
 def test_a_count_that_is_not_whole_is_refused_by_name(llama, llama_path, name, value):
     if value is None and name != "max_tokens" and name != "batch":
         pytest.skip("None is the default")
+    calls = dict.fromkeys(["max_tokens", "draft"], lambda options: llama.generate("a", **options))
+    calls |= dict.fromkeys(
+        ["context_length", "threads"], lambda options: llmcore.load(llama_path, **{name: options[name]})
+    )
+    calls["batch"] = lambda options: list(llama.generate_batch(["a"], **options))
     with pytest.raises(ValueError, match=rf"^{name} is .*; it must be a whole number, 1 or more$"):
-        if name in ("context_length", "threads"):
-            llmcore.load(llama_path, **{name: value})
-        elif name == "batch":
-            list(llama.generate_batch(["a"], max_tokens=1, batch=value))
-        else:
-            llama.generate("a", **({"max_tokens": 1} | {name: value}))
+        calls[name]({"max_tokens": 1} | {name: value})
 
 
 def test_numpy_counts_too(llama):
     options = {"temperature": 0, "ignore_eos": True}
     plain = "".join(llama.generate([1, 2], max_tokens=5, **options))
-    assert "".join(llama.generate([1, 2], max_tokens=np.uint8(5), seed=np.int32(3), draft=np.int64(2), **options)) == plain
+    assert (
+        "".join(
+            llama.generate([1, 2], max_tokens=np.uint8(5), seed=np.int32(3), draft=np.int64(2), **options)
+        )
+        == plain
+    )
 
 
-@pytest.mark.parametrize("tensor", ["token_embd", "blk.1.ffn_down", "blk.2.attn_norm", "output_norm", "output"])
+@pytest.mark.parametrize(
+    "tensor", ["token_embd", "blk.1.ffn_down", "blk.2.attn_norm", "output_norm", "output"]
+)
 @pytest.mark.parametrize("damage", [np.nan, np.inf])
 def test_logits_that_are_not_finite_are_told(llama_path, tmp_path, tensor, damage):
     weights = read_gguf(llama_path).tensors[f"{tensor}.weight"]
     values = dequantize(weights.data, weights.type).copy()
     values.flat[: values.size // 2] = damage
     llm = llmcore.load(rewrite(llama_path, tmp_path / "m.gguf", tensors={f"{tensor}.weight": values}))
-    with np.errstate(all="ignore"), pytest.raises(llmcore.ModelFileError, match="logits after 2 tokens are not finite"):
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(llmcore.ModelFileError, match="logits after 2 tokens are not finite"),
+    ):
         list(llm.generate([1, 2], max_tokens=3, temperature=0))
-    with np.errstate(all="ignore"), pytest.raises(llmcore.ModelFileError, match="logits after 2 tokens are not finite"):
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(llmcore.ModelFileError, match="logits after 2 tokens are not finite"),
+    ):
         list(llm.generate_batch([[1, 2], [1, 5]], max_tokens=3, seed=0))
 
 
@@ -151,7 +175,9 @@ def test_greedy_text_is_the_argmax_of_logits(llama):
 
 
 def test_generation_ends_with_any_token_of_the_end_set(llama):
-    ids = [token.id for token in llama.tokens([1, 50], max_tokens=8, sampling=GREEDY, seed=None, ignore_eos=True)]
+    ids = [
+        token.id for token in llama.tokens([1, 50], max_tokens=8, sampling=GREEDY, seed=None, ignore_eos=True)
+    ]
     third = ids.index(ids[2])  # where that token comes first
     tokenizer = replace(llama.tokenizer, eog_ids={ids[2]})
     ending = LLM(llama.config, tokenizer, llama.weights, 512)
@@ -167,7 +193,9 @@ def test_generation_ends_with_any_token_of_the_end_set(llama):
 
 def test_a_seed_repeats_itself(llama):
     def text(seed):
-        return "".join(llama.generate("hello", max_tokens=20, temperature=2, top_p=1, top_k=0, min_p=0, seed=seed))
+        return "".join(
+            llama.generate("hello", max_tokens=20, temperature=2, top_p=1, top_k=0, min_p=0, seed=seed)
+        )
 
     assert text(7) == text(7)
     assert len({text(seed) for seed in range(5)}) == 5

@@ -79,7 +79,9 @@ def test_values_of_every_type(tmp_path, byte_order):
 
 def test_value_types_are_those_of_the_gguf_package():
     ours = {name: id_ for id_, (name, _) in VALUE_TYPES.items()}
-    assert ours == {name: int(type_) for name, (type_, _, _) in SCALARS.items()} | {"arr": int(GGUFValueType.ARRAY)}
+    assert ours == {name: int(type_) for name, (type_, _, _) in SCALARS.items()} | {
+        "arr": int(GGUFValueType.ARRAY)
+    }
 
 
 def test_tensor_types_are_those_of_the_gguf_package():
@@ -121,7 +123,9 @@ def test_weights_come_back(tmp_path, byte_order, alignment):
         "b": rng.standard_normal(7).astype(np.float16),
         "c": rng.integers(-9, 9, (2, 1, 3, 4)),
     }
-    path = write(tmp_path / "weights.gguf", (), arrays, alignment=alignment, endianess=BYTE_ORDERS[byte_order])
+    path = write(
+        tmp_path / "weights.gguf", (), arrays, alignment=alignment, endianess=BYTE_ORDERS[byte_order]
+    )
     file = read_gguf(path)
     assert file.alignment == (alignment or 32)
     for name, array in arrays.items():
@@ -133,7 +137,9 @@ def test_weights_come_back(tmp_path, byte_order, alignment):
 
 
 def test_tensors_are_views_of_the_map_that_outlive_the_file_object(tmp_path):
-    file = read_gguf(write(tmp_path / "views.gguf", (), {"a": np.ones((4, 4), np.float32), "b": np.arange(3)}))
+    file = read_gguf(
+        write(tmp_path / "views.gguf", (), {"a": np.ones((4, 4), np.float32), "b": np.arange(3)})
+    )
     tensors = list(file.tensors.values())
     bases = [tensor.data.base for tensor in tensors]
     assert all(isinstance(base, mmap.mmap) for base in bases)
@@ -153,7 +159,9 @@ def test_version_2_nested_arrays_and_a_scalar_by_hand(tmp_path):
     rows = b.array(5, 2, b.pack("ii", 1, -2)) + b.array(8, 1, b.string("x")) + b.array(9, 1, b.array(7, 0))
     path = tmp_path / "hand.gguf"
     path.write_bytes(
-        b.file([b.key("nested", 9, b.array(9, 3, rows))], [b.tensor("scalar", [])], b.pack("f", 2.5), version=2)
+        b.file(
+            [b.key("nested", 9, b.array(9, 3, rows))], [b.tensor("scalar", [])], b.pack("f", 2.5), version=2
+        )
     )
     file = read_gguf(str(path))
     assert (file.version, file.types["nested"]) == (2, "arr[arr,3]")
@@ -220,7 +228,7 @@ def test_split_models_that_do_not_fit_together(split, tmp_path):
     count = b"split.tensors.count" + struct.pack("<I", 5)
     assert count in first
     paths[0].write_bytes(first.replace(count + struct.pack("<i", 5), count + struct.pack("<i", 6)))
-    assert f"{paths[0]}: split.tensors.count is 6, but the parts hold 5" in refusal(paths[0])
+    assert f"{paths[0]}: split.tensors.count is 6; there are 5" in refusal(paths[0])
 
     paths[0].write_bytes(first.replace(b"split.no", b"split.on"))
     assert "the metadata has no split.no" in refusal(paths[0])
@@ -299,6 +307,8 @@ def test_the_listing_stops_quietly_when_nobody_reads_on(tiny):
     """As in `| head -0`: the reading end of the pipe is closed before anything is written."""
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run([sys.executable, "-m", "llmcore.loader", tiny], stdout=writing, stderr=subprocess.PIPE)
+    done = subprocess.run(
+        [sys.executable, "-m", "llmcore.loader", tiny], stdout=writing, stderr=subprocess.PIPE
+    )
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, b"")

@@ -1,16 +1,21 @@
 """What a machine has, read from trees of files that say so; and work spread over threads."""
 
+import ctypes
 import os
+import struct
 import sys
 import threading
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import llmcore
+from llmcore import threads
 from llmcore.speed import machine
 from llmcore.speed.machine import available_memory, physical_cores, use_threads
-from llmcore.threads import each, evenly, n_threads
+from llmcore.threads import each, evenly, for_threads, n_threads
 
 
 @pytest.fixture
@@ -107,7 +112,9 @@ def test_cores_of_this_machine():
 
 # Memory
 
-MEMINFO = {"proc/meminfo": "MemTotal:       24000000 kB\nMemFree:         1000 kB\nMemAvailable:    8000 kB\n"}
+MEMINFO = {
+    "proc/meminfo": "MemTotal:       24000000 kB\nMemFree:         1000 kB\nMemAvailable:    8000 kB\n"
+}
 
 
 def group2(path, limit, current, inactive_file):
@@ -147,7 +154,8 @@ def test_memory_of_nested_control_groups(tree, inner, outer, free):
 
 def test_memory_of_a_control_group_where_the_system_does_not_say(tree):
     assert (
-        available_memory(tree(group2("a", 90_000_000, 10_000_000, 0) | {"proc/self/cgroup": "0::/a\n"})) == 80_000_000
+        available_memory(tree(group2("a", 90_000_000, 10_000_000, 0) | {"proc/self/cgroup": "0::/a\n"}))
+        == 80_000_000
     )
 
 
@@ -169,6 +177,50 @@ def test_memory_of_a_control_group_of_version_1(tree):
         "sys/fs/cgroup/memory/memory.stat": "total_inactive_file 0\n",
     }
     assert available_memory(tree(MEMINFO | files)) == 1_700_000
+
+
+@pytest.mark.parametrize(("free", "to_commit"), [(3 << 30, 9 << 30), (9 << 30, 3 << 30), (5 << 40, 3 << 30)])
+def test_memory_on_windows(monkeypatch, free, to_commit):
+    """A stand-in for GlobalMemoryStatusEx, which fills MEMORYSTATUSEX by its documented offsets."""
+
+    def status_of_memory(reference):
+        (length,) = struct.unpack_from("<I", memoryview(reference._obj).cast("B"), 0)
+        assert length == 64  # the caller must set it
+        numbers = (50, 16 << 40, free, 32 << 40, to_commit, 1 << 47, 1 << 46, 0)
+        struct.pack_into("<I7Q", memoryview(reference._obj).cast("B"), 4, *numbers)
+        return 1
+
+    kernel32 = SimpleNamespace(GlobalMemoryStatusEx=status_of_memory)
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(ctypes, "windll", SimpleNamespace(kernel32=kernel32), raising=False)
+    assert available_memory() == 3 << 30
+    kernel32.GlobalMemoryStatusEx = lambda reference: 0
+    assert available_memory(Path("/nowhere")) is None
+
+
+def test_memory_on_macos(monkeypatch):
+    """A stand-in for host_statistics64, which fills vm_statistics64 as its header lays it out."""
+
+    def host_statistics(port, flavor, counts, size):
+        assert (port, flavor) == (77, 4)  # mach_host_self(), HOST_VM_INFO64
+        assert size._obj.value >= 38  # integers of vm_statistics64
+        counts[0], counts[1], counts[2], counts[3] = 100_000, 500_000, 3_000_000_000, 200_000
+        return 0
+
+    system = SimpleNamespace(mach_host_self=lambda: 77, host_statistics64=host_statistics)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: system)
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 16384}.__getitem__)
+    assert available_memory() == (100_000 + 3_000_000_000) * 16384
+    system.host_statistics64 = lambda *_: 5
+    assert available_memory(Path("/nowhere")) is None
+
+
+@pytest.mark.parametrize("system", ["win32", "darwin", "freebsd14"])
+def test_a_system_that_does_not_answer_says_nothing(monkeypatch, system):
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
+    assert available_memory(Path("/nowhere")) is None
 
 
 # Threads
@@ -211,12 +263,13 @@ def test_an_exception_is_passed_on_after_all_have_stopped(in_main):
     assert len(done) == 100
 
 
-def test_after_an_exception_nobody_takes_up_the_rest():
+@pytest.mark.parametrize("in_main", [True, False])
+def test_after_an_exception_nobody_takes_up_the_rest(in_main):
     use_threads(2)
     done = []
 
     def work(i):
-        if threading.current_thread() is threading.main_thread():
+        if (threading.current_thread() is threading.main_thread()) == in_main:
             raise KeyboardInterrupt
         time.sleep(0.01)
         done.append(i)
@@ -224,6 +277,29 @@ def test_after_an_exception_nobody_takes_up_the_rest():
     with pytest.raises(KeyboardInterrupt):
         each(work, range(1000))
     assert len(done) < 999
+
+
+def test_a_thread_that_cannot_be_started_leaves_nothing_undone_behind():
+    use_threads(3)
+    starts, done = [], []
+
+    class Pool:
+        def submit(self, run):
+            starts.append(run)
+            if len(starts) == 2:
+                raise RuntimeError("can't start new thread")
+            return pool.submit(run)
+
+    pool = threads._Team.pool
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads._Team, "pool", Pool())
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            each(lambda i: (time.sleep(0.01), done.append(i)), range(1000))
+    n_done = len(done)
+    time.sleep(0.05)
+    assert len(done) == n_done < 1000  # the one that was started is waited for
+    each(done.append, range(5))  # and the threads are free again
+    assert len(done) == n_done + 5
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -253,8 +329,12 @@ def test_each_from_several_threads_at_once():
 
 def blas_threads():
     """How many threads NumPy's BLAS would use now, as threadpoolctl finds it."""
-    threadpoolctl = pytest.importorskip("threadpoolctl", reason="only threadpoolctl can ask BLAS for its threads")
-    return {library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}
+    threadpoolctl = pytest.importorskip(
+        "threadpoolctl", reason="only threadpoolctl can ask BLAS for its threads"
+    )
+    return {
+        library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"
+    }
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["by its own function", "by threadpoolctl"])
@@ -263,9 +343,9 @@ def test_blas_has_the_threads_and_gets_them_back(own, monkeypatch):
     if not own:
         monkeypatch.setattr(machine, "SETTERS", ())
     machine._blas_setter.cache_clear()
-    for threads in (2, 1, 3):
-        assert use_threads(threads)
-        assert blas_threads() == {threads}
+    for n in (2, 1, 3):
+        assert use_threads(n)
+        assert blas_threads() == {n}
     inside = []
     each(lambda _: inside.append(blas_threads()), range(4))
     assert inside == [{1}] * 4
@@ -323,18 +403,20 @@ def test_a_command_starts_anew_once_where_blas_listens_to_nothing_else(monkeypat
     assert use_threads(3)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize(("n_rows", "n_parts"), [(1, 1), (10, 1), (10, 4), (3, 50), (1, 7), (1000, 7)])
-def test_rows_cut_evenly(threads, n_rows, n_parts):
-    use_threads(threads)
+def test_rows_cut_evenly(n_rows, n_parts):
     sizes = []
     for part in evenly(n_rows, n_parts):
         assert part.start == sum(sizes)
         sizes.append(part.stop - part.start)
     assert sum(sizes) == n_rows
     assert 1 <= min(sizes) <= max(sizes) <= min(sizes) + 1
-    if n_parts == 1 or n_rows < n_parts:
-        assert len(sizes) == min(n_rows, n_parts)
-    else:
-        assert len(sizes) % threads == 0
-        assert n_parts <= len(sizes) < n_parts + threads
+    assert len(sizes) == min(n_rows, n_parts)
+
+
+@pytest.mark.parametrize(
+    ("threads", "parts"), [(1, [1, 2, 3, 7]), (2, [1, 2, 4, 8]), (3, [1, 3, 3, 9]), (5, [1, 5, 5, 10])]
+)
+def test_equally_many_parts_for_each_thread(threads, parts):
+    use_threads(threads)
+    assert [for_threads(n) for n in (1, 2, 3, 7)] == parts

@@ -41,7 +41,7 @@ def test_a_model_of_each_family(family, tmp_path):
     keys, tensors = read(path)
     assert keys["general.architecture"] == FAMILIES[family].arch
     assert {name: shape for name, (_, shape, _) in tensors.items()} == shapes
-    assert path.stat().st_size < 300_000
+    assert path.stat().st_size < 600_000
     for kind, _, values in tensors.values():
         assert kind == "F32"
         assert np.isfinite(values).all()

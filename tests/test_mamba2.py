@@ -8,7 +8,7 @@ import pytest
 from conftest import make
 
 import llmcore
-from llmcore.mixers import mamba, mamba2
+from llmcore.mixers import duality, mamba, mamba2
 
 
 def recurrence(x_THP, dt_TH, b_TGN, c_TGN, a_H, s_HPN):
@@ -44,30 +44,45 @@ def assert_close(ours, theirs, digits=1e-6):
 @pytest.mark.parametrize("T", [1, 2, 63, 64, 65, 200])
 @pytest.mark.parametrize("chunk", [1, 7, 64])
 def test_chunks_of_any_size_are_the_recurrence(T, chunk, fade, monkeypatch):
-    """A chunk of 1 is the recurrence in float32, one of 64 the matrix form."""
-    monkeypatch.setattr(mamba2, "CHUNK", chunk)
+    """The matrix form; a single token goes by the recurrence."""
+    monkeypatch.setattr(duality, "CHUNK", chunk)
     arrays = random_input(T, fade=fade)
     before = [array.copy() for array in arrays]
-    for ours, theirs in zip(mamba2.scan(*arrays), recurrence(*arrays), strict=True):
+    for ours, theirs in zip(duality.scan(*arrays), recurrence(*arrays), strict=True):
         assert ours.dtype == np.float32
         assert_close(ours, theirs)
     for array, copy in zip(arrays, before, strict=True):
         np.testing.assert_array_equal(array, copy)  # the state before is still needed if a guess was wrong
 
 
+@pytest.mark.parametrize("T", [1, 2, 200])
+def test_tokens_one_by_one_are_the_recurrence(T):
+    *arrays, s_HPN = random_input(T)
+    want_THP, want_HPN = recurrence(*arrays, s_HPN)
+    y_THP, before = [], s_HPN.copy()
+    a_H = arrays.pop()
+    for t in range(T):
+        y_1HP, after_HPN = duality.scan(*(array[t : t + 1] for array in arrays), a_H, s_HPN)
+        np.testing.assert_array_equal(s_HPN, before)  # the state before is still needed if a guess was wrong
+        s_HPN, before = after_HPN, after_HPN.copy()
+        y_THP.append(y_1HP)
+    assert_close(np.concatenate(y_THP), want_THP)
+    assert_close(s_HPN, want_HPN)
+
+
 @pytest.mark.parametrize(("G", "H"), [(1, 1), (1, 4), (4, 4), (3, 6)])
 def test_heads_find_their_group(G, H):
     arrays = random_input(70, H=H, G=G)
-    for ours, theirs in zip(mamba2.scan(*arrays), recurrence(*arrays), strict=True):
+    for ours, theirs in zip(duality.scan(*arrays), recurrence(*arrays), strict=True):
         assert_close(ours, theirs)
 
 
 def test_a_sum_that_is_large_loses_no_digits():
-    """After 60 tokens that fade by e^-400 each, float32 sums would be 0.002 off: e^0.002 is 2 parts in a thousand."""
+    """After 60 tokens that fade by e^-400 each, float32 sums are 0.002 off: 2 parts in a thousand."""
     x_THP, dt_TH, b_TGN, c_TGN, a_H, s_HPN = random_input(64)
     dt_TH[:60], dt_TH[60:], a_H[:] = 400, 0.01, -1
     arrays = x_THP, dt_TH, b_TGN, c_TGN, a_H, s_HPN
-    for ours, theirs in zip(mamba2.scan(*arrays), recurrence(*arrays), strict=True):
+    for ours, theirs in zip(duality.scan(*arrays), recurrence(*arrays), strict=True):
         assert_close(ours[60:] if len(ours) == 64 else ours, theirs[60:] if len(theirs) == 64 else theirs)
 
 

@@ -15,11 +15,32 @@ from llmcore.speed.int8 import Tile
 from llmcore.speed.mapped import FileRows
 
 TINY = [
-    *("command-r", "deepseek2", "deepseek2-lite", "gemma", "gemma2", "gemma3", "gpt-oss", "gpt2", "granite", "llama"),
-    *("llama-biased", "llama-linear", "llama-moe", "llama-ropefreqs", "llama-yarn", "olmo2", "phi3", "phi3-longrope"),
+    *(
+        "command-r",
+        "deepseek2",
+        "deepseek2-lite",
+        "gemma",
+        "gemma2",
+        "gemma3",
+        "gpt-oss",
+        "gpt2",
+        "granite",
+        "llama",
+    ),
+    *(
+        "llama-biased",
+        "llama-linear",
+        "llama-moe",
+        "llama-ropefreqs",
+        "llama-yarn",
+        "olmo2",
+        "phi3",
+        "phi3-longrope",
+    ),
     *("qwen2", "qwen2moe", "qwen3", "qwen3moe", "smollm3", "starcoder2"),
 ]
-# Families whose matrices all have rows of whole blocks of 256 weights: the plain one, a mixture, latent attention.
+# Families whose matrices all have rows of whole blocks of 256 weights: the plain one, a mixture, latent
+# attention.
 WIDE = {
     "llama": {"width": 256, "ff": 512, "tied": False},
     "qwen3moe": {"width": 256, "head_width": 64, "expert_ff": 256},
@@ -57,12 +78,16 @@ def in_steps(llm, ids, steps):
 @pytest.mark.parametrize("way", WAYS)
 def test_logits_are_those_of_llama_cpp(name, way):
     path, ids, logits = reference(name)
-    assert nmse(llmcore.load(path, weights=way).logits(ids), logits) < (1e-5 if name.startswith(GELU) else 1e-9)
+    assert nmse(llmcore.load(path, weights=way).logits(ids), logits) < (
+        1e-5 if name.startswith(GELU) else 1e-9
+    )
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS.files[1:])
 def test_logits_are_those_of_transformers(name):
-    """Weights went from transformers' names and layouts to GGUF's by a recipe of our own, record_transformers.py."""
+    """Weights went from transformers' names and layouts to GGUF's by a recipe of our own,
+    record_transformers.py.
+    """
     path = DATA / "transformers" / f"{name}.gguf"
     assert nmse(llmcore.load(path).logits(TRANSFORMERS["ids"]), TRANSFORMERS[name]) < 1e-9
 
@@ -72,7 +97,8 @@ def test_logits_are_those_of_transformers(name):
 def test_decoding_in_steps_equals_one_prefill(name, steps):
     path, ids, _ = reference(name)
     llm = llmcore.load(path)
-    # Rounding in latent attention moves logits by 4e-6 of the largest; in 27 random layers such errors grow, too.
+    # Rounding in latent attention moves logits by 4e-6 of the largest; in 27 random layers such errors grow,
+    # too.
     near_zero = 1e-5 if name.startswith("deepseek2") else 3e-6
     assert_same_logits(in_steps(llm, ids, steps), in_steps(llm, ids, [40]), near_zero)
 
@@ -136,7 +162,8 @@ def test_texts_that_share_a_pass_do_not_see_each_other(family, tmp_path):
     logits = [[], [], []]
     for sizes in zip(*steps, strict=True):
         news = [
-            (ids[cache.length : cache.length + size], cache) for (ids, cache), size in zip(texts, sizes, strict=True)
+            (ids[cache.length : cache.length + size], cache)
+            for (ids, cache), size in zip(texts, sizes, strict=True)
         ]
         logits_TV = unembed(llm.weights, llm.config, forward(llm.weights, llm.config, news))
         for parts, part in zip(logits, np.split(logits_TV, np.cumsum(sizes)[:-1]), strict=True):
@@ -165,7 +192,11 @@ def test_an_exception_leaves_all_caches_of_a_pass_as_they_were(llama, monkeypatc
     ("file", "case", "way", "max_tokens"),
     [(file, case, "float32", 48) for file in REAL for case in REAL[file]]
     + [(file, case, "int8", 48) for file in REAL for case in REAL[file][:3]]
-    + [pytest.param(file, case, "int8", 48, marks=pytest.mark.slow) for file in REAL for case in REAL[file][3:]]
+    + [
+        pytest.param(file, case, "int8", 48, marks=pytest.mark.slow)
+        for file in REAL
+        for case in REAL[file][3:]
+    ]
     + [(file, case, "mapped", 16) for file in REAL for case in REAL[file][:2]],
     ids=lambda x: x["name"] if isinstance(x, dict) else str(x),
 )
@@ -184,7 +215,9 @@ def test_real_models_are_exact(file, case, way, max_tokens):
             if t < len(ids):
                 nll -= row[ids[t]] - peak - np.log(np.exp(row - peak).sum())
     assert abs(nll / (len(ids) - 1) - case["mean_nll"]) < nll_bound
-    np.testing.assert_allclose(logits_TV[-1][case["top10"]["ids"]], case["top10"]["logits"], rtol=0, atol=logit_bound)
+    np.testing.assert_allclose(
+        logits_TV[-1][case["top10"]["ids"]], case["top10"]["logits"], rtol=0, atol=logit_bound
+    )
 
     tokens = llm.tokens(ids, max_tokens=max_tokens, sampling=Sampling(temperature=0), seed=0, ignore_eos=True)
     assert [token.id for token in tokens] == case["greedy"][:max_tokens]

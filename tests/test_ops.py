@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from llmcore import ops
+from llmcore.ffn import activations
 from llmcore.mixers import rope
 
 
@@ -23,7 +24,9 @@ def test_softmax_gives_hidden_places_nothing():
 
 
 def test_log_softmax_is_the_logarithm():
-    np.testing.assert_allclose(ops.log_softmax(np.array([0.0, math.log(3)])), [math.log(0.25), math.log(0.75)])
+    np.testing.assert_allclose(
+        ops.log_softmax(np.array([0.0, math.log(3)])), [math.log(0.25), math.log(0.75)]
+    )
 
 
 @pytest.mark.parametrize("x", [-100.0, -3.0, -0.1, 0.0, 0.7, 4.0, 100.0])
@@ -36,10 +39,16 @@ def test_activations(x, up):
     clamped = min(x, 7) * sigmoid(1.702 * min(x, 7)) * (max(-7, min(7, up)) + 1)
     gate_1, up_1 = np.float32([x]), np.float32([up])
     np.testing.assert_allclose(ops.sigmoid(gate_1), [sigmoid(x)], rtol=1e-5, atol=1e-38)
-    np.testing.assert_allclose(ops.gelu(gate_1), [gelu], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(ops.ACTIVATIONS["swiglu"](gate_1, up_1), [x * sigmoid(x) * up], rtol=1e-5, atol=1e-38)
-    np.testing.assert_allclose(ops.ACTIVATIONS["geglu"](gate_1, up_1), [gelu * up], rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(ops.ACTIVATIONS["swiglu_clamped"](gate_1, up_1), [clamped], rtol=1e-5, atol=1e-38)
+    np.testing.assert_allclose(activations.gelu(gate_1), [gelu], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        activations.ACTIVATIONS["swiglu"](gate_1, up_1), [x * sigmoid(x) * up], rtol=1e-5, atol=1e-38
+    )
+    np.testing.assert_allclose(
+        activations.ACTIVATIONS["geglu"](gate_1, up_1), [gelu * up], rtol=1e-5, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        activations.ACTIVATIONS["swiglu_clamped"](gate_1, up_1), [clamped], rtol=1e-5, atol=1e-38
+    )
     assert gate_1 == x  # the arguments stay as they are
 
 
@@ -74,7 +83,8 @@ def test_rope_rotates_each_pair_by_its_angle(pairs, n_rot):
     positions = [0, 5, 77]
     out = rope.rotate(x_TNH, rope.rope_table(plan, np.array(positions)), pairs)
     want = [
-        [rotated(x, p, 100.0, pairs, n_rot, 4.0, 1.5) for x in x_NH] for x_NH, p in zip(x_TNH, positions, strict=True)
+        [rotated(x, p, 100.0, pairs, n_rot, 4.0, 1.5) for x in x_NH]
+        for x_NH, p in zip(x_TNH, positions, strict=True)
     ]
     np.testing.assert_allclose(out, want, rtol=1e-5, atol=1e-6)
 
@@ -86,8 +96,9 @@ def test_rope_factors_divide_the_angles():
 
 
 def test_yarn_keeps_fast_pairs_and_stretches_slow_ones():
-    # Pairs go round base^(-2i/n_rot) / 2 pi times a token: with 64 dimensions and base 10000 pair 0 goes round 652 times within
-    # 4096 tokens and pair 31 a twelfth of a time, so one keeps its frequency and the other is divided by the factor.
+    # Pairs go round base^(-2i/n_rot) / 2 pi times a token: with 64 dimensions and base 10000 pair 0 goes
+    # round 652 times within 4096 tokens and pair 31 a twelfth of a time, so one keeps its frequency and the
+    # other is divided by the factor.
     plan = rope.Rope(64, "halves", base=10000.0, factor=8.0, yarn_context=4096)
     rotations_TR = rope.rope_table(plan, np.array([1]))
     angles_R = np.arctan2(rotations_TR[0].imag, rotations_TR[0].real)

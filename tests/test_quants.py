@@ -11,7 +11,9 @@ from gguf import quants as gguf_quants
 from llmcore import quants
 from llmcore.errors import UnsupportedModel
 
-pytestmark = pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning", "ignore:overflow:RuntimeWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:invalid value:RuntimeWarning", "ignore:overflow:RuntimeWarning"
+)
 
 FOREIGN = ["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "NVFP4"]
 
@@ -42,7 +44,7 @@ def test_q4_0_by_hand():
 
 
 def test_q4_1_by_hand():
-    """Byte 0x2F: weight 0 is 15 * 2 - 3 = 27 and weight 16 is 2 * 2 - 3 = 1; all others are 0 * 2 - 3 = -3."""
+    """Byte 0x2F: weight 0 is 15 * 2 - 3 = 27, weight 16 is 2 * 2 - 3 = 1; all others are 0 * 2 - 3 = -3."""
     raw = block(*half(2), *half(-3), 0x2F, *[0] * 15)
     assert quants.dequantize(raw, "Q4_1").tolist() == [27] + [-3] * 15 + [1] + [-3] * 15
 
@@ -63,7 +65,9 @@ def test_q4_k_by_hand():
 
 
 def test_q6_k_by_hand():
-    """Low byte 0xF1 and high byte 0b00_10_00_11: weight 0 is 0b11_0001 - 32 = 17, weight 64 is 0b10_1111 - 32 = 15."""
+    """Low byte 0xF1 and high byte 0b00_10_00_11: weight 0 is 0b11_0001 - 32 = 17, weight 64 is 0b10_1111 - 32
+    = 15.
+    """
     scales = [3, 0, 0, 0, 256 - 2, *[0] * 11]
     raw = block(0xF1, *[0] * 127, 0b00_10_00_11, *[0] * 63, *scales, *half(0.5))
     weights = quants.dequantize(raw, "Q6_K")

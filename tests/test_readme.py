@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import ROOT, real_model
 
-from llmcore import generate
+from llmcore.cli.options import generate_parser
 from llmcore.families import ARCHITECTURES
 from llmcore.quants import SUPPORTED
 from llmcore.speed.holding import WAYS
@@ -26,7 +26,9 @@ def blocks(text, language):
 
 def rows(text, heading):
     """The first cells of a table, by the heading of its first column."""
-    table = re.search(rf"^\| {re.escape(heading)} \|.*?\n\|[- |]+\n(.*?)(?=^[^|]|\Z)", text, re.MULTILINE | re.DOTALL)
+    table = re.search(
+        rf"^\| {re.escape(heading)} \|.*?\n\|[- |]+\n(.*?)(?=^[^|]|\Z)", text, re.MULTILINE | re.DOTALL
+    )
     return [line.split("|")[1].strip() for line in table[1].splitlines() if line.startswith("|")]
 
 
@@ -52,8 +54,10 @@ def test_the_python_block_runs(capsys):
 
 
 def test_the_options_are_those_of_the_command():
-    named = {word.split()[0] for word in quoted(rows(section("Run a model"), "option")) if word.startswith("--")}
-    flags = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", generate.parser().format_help()))
+    named = {
+        word.split()[0] for word in quoted(rows(section("Run a model"), "option")) if word.startswith("--")
+    }
+    flags = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", generate_parser().format_help()))
     assert named | {"--help", "--model", "--batch"} == flags
 
 
@@ -87,6 +91,8 @@ def test_links_lead_somewhere(page):
             continue
         linked = page.parent / path if path else page
         assert linked.exists(), target
-        headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
+        headings = (
+            re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
+        )
         slugs = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
         assert not anchor or anchor in slugs, target

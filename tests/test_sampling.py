@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from llmcore.sampling import Sampling, keep_min_p, keep_top_k, keep_top_p, penalize_repeats, sample
+from llmcore.samplers.penalties import penalize
+from llmcore.sampling import Sampling, keep_min_p, keep_top_k, keep_top_p, sample
 
 # Probabilities 0.5, 0.3, 0.15, 0.05 in the order of ids 2, 0, 3, 1
 LOGITS = np.log(np.float32([0.3, 0.05, 0.5, 0.15]))
@@ -35,7 +36,7 @@ def test_min_p_is_relative_to_the_most_likely(p, ids):
 
 def test_repeat_penalty_divides_positive_logits_and_multiplies_negative_ones():
     logits = np.float32([2, -2, 3, -3])
-    assert penalize_repeats(logits, [0, 1, 1, 0], 2.0).tolist() == [1, -4, 3, -3]
+    assert penalize(logits, np.array([2, 2, 0, 0]), 2.0).tolist() == [1, -4, 3, -3]
     assert logits.tolist() == [2, -2, 3, -3]  # the model's own logits stay as they are
 
 

@@ -1,7 +1,8 @@
-"""A recurrent layer in the house of attention layers: a toy mixer, and what must hold for every kind of layer.
+"""A recurrent layer in the house of attention layers: a toy mixer, and what must hold for every kind of
+layer.
 
-The toy is a leaky running sum, s <- decay * s + x W_in, y = s W_out. It needs a file of its own (this one) and a row in
-`ARCHITECTURES`, and nothing else.
+The toy is a leaky running sum, s <- decay * s + x W_in, y = s W_out. It needs a file of its own (this one)
+and a row in `ARCHITECTURES`, and nothing else.
 """
 
 import sys
@@ -52,7 +53,8 @@ def read(keys, family, i):
 
 def take(tensors, plan, d_model, blk):
     return Weights(
-        tensors.matrix(blk + "attn_q", d_model, plan.width), tensors.matrix(blk + "attn_output", plan.width, d_model)
+        tensors.matrix(blk + "attn_q", d_model, plan.width),
+        tensors.matrix(blk + "attn_output", plan.width, d_model),
     )
 
 
@@ -79,7 +81,9 @@ def toy(tmp_path_factory):
     path = rewrite(tiny_llama(), tmp_path_factory.mktemp("toy") / "toy.gguf", drop=unread)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "llmcore.mixers.leaky", here)
-        patch.setitem(families.ARCHITECTURES, "llama", replace(families.ARCHITECTURES["llama"], mixer="leaky"))
+        patch.setitem(
+            families.ARCHITECTURES, "llama", replace(families.ARCHITECTURES["llama"], mixer="leaky")
+        )
         yield llmcore.load(path)
 
 

@@ -131,7 +131,9 @@ NO_THOUGHT_IN_HISTORY = ("NVIDIA-Nemotron-Nano-v2", "deepseek-ai-DeepSeek-R1-Dis
 
 
 def written_answer(name, calls):
-    """What the template writes for an assistant's message with these calls, and whether its prompt opens a thought."""
+    """What the template writes for an assistant's message with these calls, and whether its prompt opens a
+    thought.
+    """
     environment = chat._environment("2026-03-05T06:07:08").from_string(TEMPLATES[name])
 
     def render(messages, prompt):

@@ -1,4 +1,6 @@
-"""Models of every family in shapes that the reference models do not have, against what llama.cpp computed from them."""
+"""Models of every family in shapes that the reference models do not have, against what llama.cpp computed
+from them.
+"""
 
 import sys
 
@@ -14,7 +16,9 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import make_tiny_model
 
 with np.load(RECORD) as record:
-    RECORDED = dict(zip(record["names"].tolist(), zip(record["checksums"], record["logits"], strict=True), strict=True))
+    RECORDED = dict(
+        zip(record["names"].tolist(), zip(record["checksums"], record["logits"], strict=True), strict=True)
+    )
 GELU = ("gemma", "gpt2", "starcoder2")  # llama.cpp reads it from a float16 table, which costs up to 5e-7
 
 
@@ -36,7 +40,11 @@ def test_logits_are_those_of_llama_cpp(name, tmp_path):
     path = tmp_path / "model.gguf"
     make_tiny_model.make(family, path, **options)
     error = nmse(llmcore.load(path, context_length=CONTEXT).logits(IDS)[POSITIONS], theirs)
-    again = "" if checksum(path) == made else "; make_tiny_model writes other models than were recorded: record anew"
+    again = (
+        ""
+        if checksum(path) == made
+        else "; make_tiny_model writes other models than were recorded: record anew"
+    )
     assert error < (1e-6 if family.startswith(GELU) else 1e-9), f"NMSE {error:.1e}{again}"
 
 

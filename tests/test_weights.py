@@ -79,7 +79,8 @@ def test_a_type_that_cannot_be_expanded_is_named_before_anything_is_read(llama_p
     """Q8_K holds intermediate sums of llama.cpp; no file should have it, and nothing expands it."""
     data = llama_path.read_bytes()
     tensor = read_gguf(llama_path).tensors["output_norm.weight"]
-    at = data.index(b"output_norm.weight") + len(tensor.name) + 4 + 8  # after the name: a dimension count, a dimension
+    # After the name: a dimension count, a dimension
+    at = data.index(b"output_norm.weight") + len(tensor.name) + 4 + 8
     path = tmp_path / "type.gguf"
     path.write_bytes(data[:at] + (24).to_bytes(4, "little") + data[at + 4 :])  # I8
     message = refusal(path, llmcore.UnsupportedModel)
@@ -114,7 +115,9 @@ def test_a_missing_bias_is_zero(changed, llama_path):
 def test_without_an_output_matrix_the_embedding_is_used(changed, llama_path):
     tied = changed(drop=["output.weight"])
     same = rewrite(
-        llama_path, tied.with_name("same.gguf"), tensors={"output.weight": arrays_of(llama_path)["token_embd.weight"]}
+        llama_path,
+        tied.with_name("same.gguf"),
+        tensors={"output.weight": arrays_of(llama_path)["token_embd.weight"]},
     )
     assert_same_model(tied, same)
 
@@ -158,7 +161,11 @@ FLOAT32, INT8 = 8_592_000_000, 2_240_000_000
             *(INT8 + RESERVE - 1, "mapped"),
             "mapped, 0.0 GB: 3.3 GB of memory are free, float32 would take 8.6 GB, int8 would take 2.2 GB",
         ),
-        (0, "mapped", "mapped, 0.0 GB: 0.0 GB of memory are free, float32 would take 8.6 GB, int8 would take 2.2 GB"),
+        (
+            0,
+            "mapped",
+            "mapped, 0.0 GB: 0.0 GB of memory are free, float32 would take 8.6 GB, int8 would take 2.2 GB",
+        ),
         (None, "float32", "float32, 8.6 GB; nobody says how much memory is free"),
     ],
 )
@@ -166,7 +173,9 @@ def test_auto_takes_the_fastest_way_that_fits(available, how, why):
     assert choose(BIG, "auto", available) == (how, why)
 
 
-@pytest.mark.parametrize(("how", "needed", "gb"), [("float32", FLOAT32, 8.6), ("int8", INT8, 2.2), ("mapped", 0, 0.0)])
+@pytest.mark.parametrize(
+    ("how", "needed", "gb"), [("float32", FLOAT32, 8.6), ("int8", INT8, 2.2), ("mapped", 0, 0.0)]
+)
 def test_what_is_asked_for_is_done_if_it_fits_without_a_reserve(how, needed, gb):
     assert choose(BIG, how, needed) == (how, f"{how}, {gb} GB: {gb} GB of memory are free")
     assert choose(BIG, how, None) == (how, f"{how}, {gb} GB; nobody says how much memory is free")
@@ -212,9 +221,13 @@ def test_what_latent_attention_expands_counts_in_every_way():
 def test_a_model_says_how_it_is_held_and_why(llama_path, monkeypatch):
     gb = r"\d+\.\d GB"
     assert re.fullmatch(rf"float32, 0\.0 GB: {gb} of memory are free", llmcore.load(llama_path).held)
-    assert re.fullmatch(rf"int8, 0\.0 GB: {gb} of memory are free", llmcore.load(llama_path, weights="int8").held)
+    assert re.fullmatch(
+        rf"int8, 0\.0 GB: {gb} of memory are free", llmcore.load(llama_path, weights="int8").held
+    )
     monkeypatch.setattr("llmcore.llm.available_memory", lambda: 500_000)
-    assert llmcore.load(llama_path).held.startswith("mapped, 0.0 GB: 0.0 GB of memory are free, float32 would take 0.0")
+    assert llmcore.load(llama_path).held.startswith(
+        "mapped, 0.0 GB: 0.0 GB of memory are free, float32 would take 0.0"
+    )
     monkeypatch.setattr("llmcore.llm.available_memory", lambda: None)
     assert llmcore.load(llama_path).held == "float32, 0.0 GB; nobody says how much memory is free"
 
@@ -228,14 +241,26 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process's peak memory this way")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="only Linux tells a process's peak memory this way"
+)
 def test_memory_follows_the_way(tmp_path):
     """99e6 weights in Q4_K: 56 MB in the file, 108 as int8, 396 in float32.
 
-    All of the file is read in each way, and its pages count while they are in memory. (ru_maxrss would not do: a
-    process starts with the peak of the one that started it.)
+    All of the file is read in each way, and its pages count while they are in memory. (ru_maxrss would not
+    do: a process starts with the peak of the one that started it.)
     """
-    make("llama", tmp_path / "m.gguf", layers=14, width=768, heads=12, kv_heads=12, ff=2048, tied=False, type="Q4_K")
+    make(
+        "llama",
+        tmp_path / "m.gguf",
+        layers=14,
+        width=768,
+        heads=12,
+        kv_heads=12,
+        ff=2048,
+        tied=False,
+        type="Q4_K",
+    )
     peak = {}
     for how in ("float32", "int8", "mapped"):
         command = [sys.executable, "-c", PEAK, str(tmp_path / "m.gguf"), how]

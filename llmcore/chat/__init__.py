@@ -1,7 +1,8 @@
 """Messages -> prompt, through the model's own template, and answer -> what it says, thinks and calls.
 
-`python -m llmcore.chat` is a conversation in the terminal. The sandboxed process that renders a template imports this
-folder, and so does a command that may be interrupted meanwhile: each room is imported when it is asked for.
+`python -m llmcore.chat` is a conversation in the terminal. The sandboxed process that renders a template
+imports this folder, and so does a command that may be interrupted meanwhile: each room is imported when it is
+asked for.
 """
 
 from importlib import import_module

@@ -1,8 +1,9 @@
 """Messages as callers write them -> messages as templates expect them.
 
-Callers write what OpenAI's interface takes: a text in parts, None where there is no text, the arguments of a call as a
-JSON string. Templates were written against plainer messages, and what they make of these forms is an error or a piece
-of Python in the prompt. What cannot be told in text is the caller's fault, and is told with the message's number.
+Callers write what OpenAI's interface takes: a text in parts, None where there is no text, the arguments of a
+call as a JSON string. Templates were written against plainer messages, and what they make of these forms is
+an error or a piece of Python in the prompt. What cannot be told in text is the caller's fault, and is told
+with the message's number.
 """
 
 import json
@@ -20,7 +21,8 @@ def plain_messages(messages) -> list[dict]:
 
 
 def text_messages(messages) -> list[dict]:
-    """The same messages with the text parts of each content joined, and all else as it is, as transformers has it.
+    """The same messages with the text parts of each content joined, and all else as it is, as transformers
+    has it.
 
     Raises ValueError for what is no message, or holds more than text.
     """
@@ -40,7 +42,8 @@ def _plain(message, where):
     role = message.get("role")
     if not isinstance(role, str) or not role:
         raise ValueError(f"{where} has the role {role!r}; {SHAPE}")
-    # Null is how libraries write what is not there (tool_calls, name, refusal); templates ask whether it is defined.
+    # Null is how libraries write what is not there (tool_calls, name, refusal); templates ask whether it is
+    # defined.
     plain = {key: value for key, value in message.items() if value is not None}
     plain["content"] = _text(message.get("content"), where)
     if "tool_calls" in plain:
@@ -109,5 +112,9 @@ def without_object(messages) -> str | None:
 def calls_of(message: dict) -> list[dict]:
     """The names and arguments of the calls in a message, whatever shape the rest of them has."""
     calls = message.get("tool_calls")
-    inner = [call.get("function", call) for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    inner = (
+        [call.get("function", call) for call in calls if isinstance(call, dict)]
+        if isinstance(calls, list)
+        else []
+    )
     return [call for call in inner if isinstance(call, dict)]

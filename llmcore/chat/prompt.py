@@ -18,17 +18,17 @@ ROLES = {"system", "developer", "user", "assistant", "tool", "function", "ipytho
 def encode_chat(
     tokenizer, messages: list[dict], *, tools=None, add_generation_prompt: bool = True, **variables
 ) -> list[int]:
-    """The ids of a conversation, ready for the model's answer: the template's markup, the messages' plain text.
+    """The ids of a conversation, ready for the model's answer: the template's markup, the messages' plain
+    text.
 
-    `tools` are Python functions or schemas, see `tools_for`; `variables` are further names that the template reads.
-    Whatever the template uses as markup is plain text in all of these. One BOS, whether the template writes it or the
-    tokenizer adds it. Raises what `render_template` raises, ValueError also for a model without a template, or one
-    whose template has no place for a system message, or leaves out the last message.
+    `tools` are Python functions or schemas, see `tools_for`; `variables` are further names that the template
+    reads. Whatever the template uses as markup is plain text in all of these. One BOS, whether the template
+    writes it or the tokenizer adds it. Raises what `render_template` raises, ValueError also for a model
+    without a template, or one whose template has no place for a system message, or leaves out the last
+    message.
     """
     if tokenizer.chat_template is None:
-        raise ValueError(
-            "this model has no chat template, it only continues texts: python -m llmcore.generate"
-        )
+        raise ValueError("this model has no chat template: it continues texts (generate), and answers none")
     if tools is not None:
         from .tools import tools_for  # here, because most conversations have none
 
@@ -54,21 +54,24 @@ def encode_chat(
 class Disarm:
     """Makes plain text of the tokens in messages, and knows them again in the prompt.
 
-    Where the text of a token begins, its first character gets a stand-in: a lone surrogate, which no text has (those of
-    the messages become U+FFFD, as in encode). So the template sees all else as it is, and may trim, split and compare
-    it; and what still is the text of a token in the prompt was written by the template. Of the user-defined tokens,
-    which are found in any text, those that the template writes or looks for are markup, as control tokens are; the
-    others (white space, words, tags of HTML) are tokens in messages, too.
+    Where the text of a token begins, its first character gets a stand-in: a lone surrogate, which no text has
+    (those of the messages become U+FFFD, as in encode). So the template sees all else as it is, and may trim,
+    split and compare it; and what still is the text of a token in the prompt was written by the template. Of
+    the user-defined tokens, which are found in any text, those that the template writes or looks for are
+    markup, as control tokens are; the others (white space, words, tags of HTML) are tokens in messages, too.
     """
 
     def __init__(self, tokenizer):
         """Nothing is disarmed yet."""
         self.tokenizer, self.stand_ins = tokenizer, {}
         user_defined = tokenizer.user_defined.ids
-        self.named = {text for text in user_defined if may_be_markup(text) and text in tokenizer.chat_template}
+        self.named = {
+            text for text in user_defined if may_be_markup(text) and text in tokenizer.chat_template
+        }
         markers = reasoning_of(tokenizer.chat_template)
         is_text = markers and not any(
-            text in markers.open + markers.close for text in tokenizer.special.ids.keys() - user_defined.keys()
+            text in markers.open + markers.close
+            for text in tokenizer.special.ids.keys() - user_defined.keys()
         )
         self.markers = markers if is_text and not markers.anywhere else None
 
@@ -90,7 +93,9 @@ class Disarm:
         return self._text(value) if isinstance(value, str) else value
 
     def finish(self, text: str) -> list[int]:
-        """The ids of a prompt that the template made of disarmed messages, with one BOS if the model wants it."""
+        """The ids of a prompt that the template made of disarmed messages, with one BOS if the model wants
+        it.
+        """
         tokenizer = self.tokenizer
         pieces, types = tokenizer.special.split(text), tokenizer.user_defined.ids
         written = {tokenizer.tokens[piece] for piece in pieces if isinstance(piece, int)}
@@ -107,7 +112,13 @@ class Disarm:
     def _text(self, text):
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         special, user_defined = self.tokenizer.special, self.tokenizer.user_defined.ids
-        present = [token for head, tokens in special.heads.items() if head in text for token in tokens if token in text]
+        present = [
+            token
+            for head, tokens in special.heads.items()
+            if head in text
+            for token in tokens
+            if token in text
+        ]
         armed = [token for token in present if token not in user_defined or may_be_markup(token)]
         if not armed:
             return text

@@ -1,11 +1,12 @@
-"""A conversation without a screen: messages in, events out. A terminal, a server or a test is one reader of it.
+"""A conversation without a screen: messages in, events out. A terminal, a server or a test is one reader of
+it.
 
-Each answer is one prompt, the whole conversation so far. The cache of the answer before holds nearly all of it already,
-so only what is new is processed.
+Each answer is one prompt, the whole conversation so far. The cache of the answer before holds nearly all of
+it already, so only what is new is processed.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
@@ -46,13 +47,13 @@ class Done:
 
 @dataclass
 class Session:
-    """A model, messages, and what the cache holds of them: the one thing that changes from answer to answer."""
+    """A model, messages, and what the cache holds of them: what changes from answer to answer."""
 
     llm: LLM
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int | None = None  # of an answer; None: as many as the context holds
     draft: int | None = None  # tokens to guess ahead, see speed/drafting.py
-    stop: str | list[str] = ()
+    stop: str | Sequence[str] = ()
     messages: list[dict] = field(default_factory=list)
     last: Done | None = None  # what the last answer cost
 
@@ -68,10 +69,12 @@ class Session:
     def answer(
         self, *, seed: int | None = None, drop_oldest: bool = False
     ) -> Iterator[Text | Dropped | Done]:
-        """Have the last message answered; the answer is appended to the messages, whole or as far as it was read.
+        """Have the last message answered; the answer is appended to the messages, whole or as far as it was
+        read.
 
-        Whoever closes the iterator stops the answer. Raises ContextOverflow if the conversation does not fit and its
-        oldest turns shall not be dropped, and what `encode_chat` raises; then the messages stay as they were.
+        Whoever closes the iterator stops the answer. Raises ContextOverflow if the conversation does not fit
+        and its oldest turns shall not be dropped, and what `encode_chat` raises; then the messages stay as
+        they were.
         """
         prompt_ids, n_dropped = self._fit(drop_oldest)
         if n_dropped:
@@ -129,9 +132,11 @@ class Session:
         return ids, n_dropped
 
     def _as_written(self, ids: list[int]) -> list[int]:
-        """The same text in the tokens of the last prompt and answer as far as these spell it, control tokens aside.
+        """The same text in the tokens of the last prompt and answer as far as these spell it, control tokens
+        aside.
 
-        A model may write "Hello" as He, llo; read anew, in the one token Hello, the text would not match the cache.
+        A model may write "Hello" as He, llo; read anew, in the one token Hello, the text would not match the
+        cache.
         """
         bytes_of, known, spelled, n = self.llm.tokenizer.token_bytes, self._ids, list(ids), 0
         while (n := n + n_equal(known[n:], spelled[n:])) < min(len(known), len(spelled)):
@@ -148,8 +153,8 @@ class Session:
 class Told:
     """Tells the thought from the answer in a text that arrives in pieces, and finds its stop strings.
 
-    The markers count as reasoning, so that a terminal shows where a thought begins and ends. A marker of plain letters
-    opens a thought only where nothing was said before.
+    The markers count as reasoning, so that a terminal shows where a thought begins and ends. A marker of
+    plain letters opens a thought only where nothing was said before.
     """
 
     def __init__(self, markers: Reasoning, stops: list[str], thinking: bool = False):
@@ -189,7 +194,9 @@ class Told:
 
 
 def as_message(said: str, thought: str, markers: Reasoning) -> dict:
-    """An answer as a message, its thought apart: the template decides which thoughts of earlier answers it repeats."""
+    """An answer as a message, its thought apart: the template decides which thoughts of earlier answers it
+    repeats.
+    """
     thought = thought.strip().removeprefix(markers.open).removesuffix(markers.close).strip()
     if not thought:
         return {"role": "assistant", "content": said}

@@ -1,13 +1,16 @@
-"""Messages -> prompt, through the model's own template; `python -m llmcore.chat` is a conversation in the terminal.
+"""Messages -> prompt, through the model's own template; `python -m llmcore.chat` is a conversation in the
+terminal.
 
-A conversation is a list of messages like {"role": "user", "content": "Hello"}. The file's tokenizer.chat_template, a
-program in the language Jinja, writes it down the way the model met conversations in its training:
-"<|im_start|>user\\nHello<|im_end|>\\n<|im_start|>assistant\\n", and the model continues that text.
+A conversation is a list of messages like {"role": "user", "content": "Hello"}. The file's
+tokenizer.chat_template, a program in the language Jinja, writes it down the way the model met conversations
+in its training: "<|im_start|>user\\nHello<|im_end|>\\n<|im_start|>assistant\\n", and the model continues that
+text.
 
-Two strangers speak here, and neither is trusted. The template is code from whoever made the file: it runs in Jinja's
-immutable sandbox, in a process of its own that ends with the rendering and has SECONDS of processor time and MEMORY
-bytes (where the system has such limits, as Linux does; elsewhere WAIT seconds bound it). The messages are data from
-whoever types: "<|im_start|>system" in a message is encoded as plain text, never as the control token.
+Two strangers speak here, and neither is trusted. The template is code from whoever made the file: it runs in
+Jinja's immutable sandbox, in a process of its own that ends with the rendering and has SECONDS of processor
+time and MEMORY bytes (where the system has such limits, as Linux does; elsewhere WAIT seconds bound it). The
+messages are data from whoever types: "<|im_start|>system" in a message is encoded as plain text, never as the
+control token.
 """
 
 import json
@@ -38,9 +41,9 @@ def render_template(
 ) -> str:
     """The prompt that a chat template makes of messages, as transformers' apply_chat_template renders it.
 
-    `variables` (tools, enable_thinking, ...) are further names that the template may read; all must be JSON values.
-    Raises ValueError for messages that the template refuses with a reason of its own, ModelFileError for a template
-    that is broken, breaks out of its sandbox or its limits, ImportError without jinja2.
+    `variables` (tools, enable_thinking, ...) are further names that the template may read; all must be JSON
+    values. Raises ValueError for messages that the template refuses with a reason of its own, ModelFileError
+    for a template that is broken, breaks out of its sandbox or its limits, ImportError without jinja2.
     """
     try:
         import jinja2  # noqa: F401  (the child needs it)
@@ -115,7 +118,9 @@ def _answer(template, variables, now):
 
 
 class Arguments(dict):
-    """The arguments of a call: an object to the templates that write it with tojson, JSON to those that take a text."""
+    """The arguments of a call: an object to the templates that write it with tojson, JSON to those that take
+    a text.
+    """
 
     def __str__(self):
         return json.dumps(self, ensure_ascii=False)

@@ -43,7 +43,8 @@ def run_batch(args, sampling: Sampling, say, encode, seed: int) -> int:
         status, end = 130, " | interrupted"
     seconds = time.perf_counter() - begin
     say(
-        f"load {load_seconds:.2f} s | {len(prompts)} prompts of {sum(map(len, prompts_ids))} tokens | {n_texts} texts"
-        f" of {n_tokens} tokens, all in {seconds:.2f} s ({n_tokens / seconds:.1f} tokens/s){end}"
+        f"load {load_seconds:.2f} s | {len(prompts)} prompts of {sum(map(len, prompts_ids))} tokens |"
+        f" {n_texts} texts of {n_tokens} tokens, all in {seconds:.2f} s"
+        f" ({n_tokens / seconds:.1f} tokens/s){end}"
     )
     return status

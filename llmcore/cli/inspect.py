@@ -1,15 +1,18 @@
-"""What is in a model file, for people: `python -m llmcore.loader FILE` prints its HEAD, its BODY and the totals."""
+"""What is in a model file, for people: `python -m llmcore.loader FILE` prints its HEAD, its BODY and the
+totals.
+"""
 
 import itertools
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from ..loader import GGUF, Tensor, read_gguf
-from .command import Parser, on_one_line, status_of
+from .command import on_one_line, status_of
+from .options import Parser
 
 
 def describe(gguf: GGUF, width: int = 100) -> Iterator[str]:
@@ -50,7 +53,7 @@ def _total_rows(tensors: list[Tensor], size: int) -> Iterator[tuple[str, ...]]:
         yield label, str(len(group)), f"{weights:,}", _size(n_bytes), bits, f"{n_bytes / size:.1%}"
 
 
-def _table(rows: Iterator[tuple[str, ...]], alignments: str) -> Iterator[str]:
+def _table(rows: Iterable[tuple[str, ...]], alignments: str) -> Iterator[str]:
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -58,7 +61,9 @@ def _table(rows: Iterator[tuple[str, ...]], alignments: str) -> Iterator[str]:
 
 
 def _show(value: Any, width: int, type_: str = "") -> str:
-    """A metadata value on one line, cut to the width; strings are quoted, so that control characters are escaped."""
+    """A metadata value on one line, cut to the width; strings are quoted, so that control characters are
+    escaped.
+    """
     if isinstance(value, str):
         return _cut(repr(value[:width]), width)
     if isinstance(value, list | np.ndarray):
@@ -80,9 +85,7 @@ def _size(n_bytes: int) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Print what is in a model file; returns the exit status."""
-    parser = Parser(
-        "python -m llmcore inspect", description="Print what is in a model file."
-    )
+    parser = Parser("python -m llmcore inspect", description="Print what is in a model file.")
     parser.add_argument("file", help="a GGUF file; of a split model, the first")
 
     def work():

@@ -12,9 +12,11 @@ def leave_at_once() -> None:
 
 
 def raise_interrupts() -> tuple[object, list]:
-    """From now on Ctrl-C raises KeyboardInterrupt; what it did before, and a list that gets an item each time.
+    """From now on Ctrl-C raises KeyboardInterrupt; what it did before, and a list that gets an item each
+    time.
 
-    The list tells of those that end as another error: a library that is being imported turns them into its own.
+    The list tells of the interrupts that end as another error: a library that is being imported turns them
+    into its own.
     """
     interrupts: list[bool] = []
 

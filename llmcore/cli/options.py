@@ -1,12 +1,22 @@
 """What every command that runs a model can be told: a row an option."""
 
 import argparse
+import sys
 from dataclasses import fields
 
 from ..sampling import Sampling
 from ..speed.holding import WEIGHTS
 
 DEFAULTS = {field.name: field.default for field in fields(Sampling)}
+
+
+class Parser(argparse.ArgumentParser):
+    """Reads a command line. What it prints is written or an error; argparse's own takes a full disk for
+    success.
+    """
+
+    def _print_message(self, message, file=None):
+        print(message, end="", file=file or sys.stderr, flush=True)
 
 
 def count(least: int):
@@ -83,4 +93,31 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def sampling_of(args: argparse.Namespace) -> Sampling:
     """The sampling that was asked for. Raises ValueError for a number out of range."""
-    return Sampling(**{name: getattr(args, name) for name in DEFAULTS})
+    return Sampling(**{name: value for name, value in vars(args).items() if name in DEFAULTS})
+
+
+def check_generate(args: argparse.Namespace) -> None:
+    """Raises ValueError for options that mean nothing for one prompt, or for several."""
+    if args.prompts_file is not None or args.batch is not None:
+        from .batch import check_batch
+
+        check_batch(args)
+
+
+def generate_parser() -> argparse.ArgumentParser:
+    """What `generate` can be told."""
+    parser = Parser("python -m llmcore.generate", description="Continue a text with a GGUF model.")
+    prompt = parser.add_mutually_exclusive_group(required=True)
+    prompt.add_argument("--prompt", metavar="P", help="the text to continue; - reads it from standard input")
+    prompt.add_argument("--prompt-file", metavar="F", help="a file (UTF-8) with the text to continue")
+    prompt.add_argument(
+        "--prompts-file", metavar="F", help="a file (UTF-8) with a text to continue on each line"
+    )
+    parser.add_argument("--batch", metavar="N", type=count(1), help="prompts of --prompts-file at a time (8)")
+    parser.add_argument("--chat", action="store_true", help="answer the prompt, as a user's message")
+    parser.add_argument("--ignore-eos", action="store_true", help="go on when the model ends its text")
+    parser.add_argument("--echo", action="store_true", help="print the prompt before the text")
+    logprobs = "tell each token's log-probability, and the N best, on standard error"
+    parser.add_argument("--logprobs", metavar="N", type=count(1), help=logprobs)
+    add_options(parser)
+    return parser

@@ -28,7 +28,9 @@ class Clock:
 
 
 def timings(times: list[float], n_prompt: int, end: str, n_cached: int = 0) -> str:
-    """One line: how long the prompt took, of which n_cached tokens were known, how long the text, and how it ended."""
+    """One line: how long the prompt took, of which n_cached tokens were known, how long the text, and how it
+    ended.
+    """
     n_tokens = len(times) - 1
     prompt = f"prompt {n_prompt} tokens" + (f" after {n_cached} in the cache" if n_cached else "")
     if n_tokens == 0:
@@ -50,7 +52,7 @@ def say_choices(say, llm: LLM, temperature: float, seed: int) -> None:
 
 
 def report_logprobs(tokens: Iterable[Token], llm: LLM, n: int) -> Iterator[Token]:
-    """The same tokens; writes the log-probability of each to standard error, and those of the n most likely."""
+    """The same tokens; tells the log-probability of each, and those of the n most likely."""
 
     def shown(token_id):
         return f"{llm.tokenizer.token_text(token_id)!r} {logprobs_V[token_id]:.4f}"

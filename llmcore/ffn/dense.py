@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..linear import Matrix, linear
-from ..ops import ACTIVATIONS
+from ..ops import rms_norm
 from ..threads import across_rows
+from .activations import ACTIVATIONS
 
 
 @dataclass(frozen=True)
@@ -17,8 +18,9 @@ class Dense:
     """The plan of a dense feed-forward."""
 
     n_ff: int  # {arch}.feed_forward_length
-    activation: str  # a row of ops.ACTIVATIONS
+    activation: str  # a row of ACTIVATIONS
     gated: bool  # act(x W_gate, x W_up) W_down, or act(x W_up) W_down
+    sub_norm_eps: float | None = None  # that of a norm before W_down
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Weights:
 
     ffn_up: Matrix  # D -> 2F, ffn_gate and ffn_up as one; D -> F without a gate
     ffn_down: Matrix  # F -> D
+    ffn_sub_norm: np.ndarray | None = None  # (F,)
 
 
 def take(tensors, plan: Dense, d_model: int, blk: str, suffix: str = "") -> Weights:
@@ -36,12 +39,16 @@ def take(tensors, plan: Dense, d_model: int, blk: str, suffix: str = "") -> Weig
     return Weights(
         ffn_up=tensors.fused(blk, up, d_model, parts),
         ffn_down=tensors.matrix(f"{blk}ffn_down{suffix}", plan.n_ff, d_model),
+        ffn_sub_norm=None if plan.sub_norm_eps is None else tensors.vector(blk + "ffn_sub_norm", plan.n_ff),
     )
 
 
-def run(x_TD: np.ndarray, w: Weights, plan: Dense) -> np.ndarray:
+def run(x_TD: np.ndarray, w: Weights, plan: Dense, start_TD: np.ndarray | None = None) -> np.ndarray:
     """act(x W_gate, x W_up) W_down, or without a gate act(x W_up) W_down; (T, D) -> (T, D)."""
-    return linear(activate(linear(x_TD, w.ffn_up), plan), w.ffn_down)
+    hidden_TF = activate(linear(x_TD, w.ffn_up), plan)
+    if w.ffn_sub_norm is not None:
+        hidden_TF = rms_norm(hidden_TF, w.ffn_sub_norm, plan.sub_norm_eps)
+    return linear(hidden_TF, w.ffn_down)
 
 
 def activate(hidden_TX: np.ndarray, plan: Dense) -> np.ndarray:

@@ -1,10 +1,12 @@
-"""A mixture of experts: a router chooses a few of many feed-forwards for each token, and weighs what they say.
+"""A mixture of experts: a router chooses a few of many feed-forwards for each token, and weighs what they
+say.
 
 Shape key: T new tokens, D model width, F feed-forward width, E experts, U experts used for a token,
 X tokens that chose an expert, Z latent width: what experts read and write, D where it is not another.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +33,8 @@ class Experts:
     scale: float  # {arch}.expert_weights_scale
     groups: int  # {arch}.expert_group_count: experts stand in so many groups ...
     groups_used: int  # {arch}.expert_group_used_count: ... of which so many are chosen from
+    early_router: bool = False  # the router reads the layer's input as it is
+    weighted_inputs: bool = False  # weights multiply what experts read, not what they say
     latent: int | None = None  # {arch}.moe_latent_size: the width of what experts read and write, if not D
 
 
@@ -61,7 +65,7 @@ def read(keys, family, i: int) -> Experts:
     n_ff_expert = keys.of_layer(
         "expert_feed_forward_length", int, i, n_ff // used if family.split_experts else n_ff, least=1
     )
-    n_ff_shared = keys.get("expert_shared_count", int, 0, least=0) * n_ff_expert
+    n_ff_shared = keys.get("expert_shared_count", int, int(family.shared_expert), least=0) * n_ff_expert
     n_ff_shared = keys.get(
         "expert_shared_feed_forward_length", int, n_ff if family.shared_gate else n_ff_shared
     )
@@ -80,6 +84,8 @@ def read(keys, family, i: int) -> Experts:
         scale=keys.get("expert_weights_scale", float, 0.0) or 1.0,
         groups=groups,
         groups_used=groups_used,
+        early_router=family.early_router,
+        weighted_inputs=family.weighted_inputs,
         latent=keys.get("moe_latent_size", int, 0, least=0) or None,
     )
 
@@ -101,22 +107,32 @@ def take(tensors, plan: Experts, d_model: int, blk: str) -> Weights:
     )
 
 
-def run(x_TD: np.ndarray, w: Weights, plan: Experts) -> np.ndarray:
+def run(x_TD: np.ndarray, w: Weights, plan: Experts, start_TD: Any = None) -> np.ndarray:
+    """`mix` where the router reads what the experts read, or the layer's input."""
+    return mix(x_TD, start_TD if plan.early_router else x_TD, w, plan)
+
+
+def mix(x_TD: np.ndarray, router_TD: np.ndarray, w: Weights, plan: Experts) -> np.ndarray:
     """The sum of what the chosen experts say, each times its weight; (T, D) -> (T, D). arXiv:1701.06538.
 
-    Rows are grouped by expert: an expert is multiplied once for all the tokens that chose it, others not at all.
+    Rows are grouped by expert: an expert is multiplied once for all the tokens that chose it, others not at
+    all.
     """
-    chosen_TU, weights_TU = route(linear(x_TD, w.ffn_gate_inp), plan, w.exp_probs_b)
+    chosen_TU, weights_TU = route(linear(router_TD, w.ffn_gate_inp), plan, w.exp_probs_b)
     x_TZ = x_TD if w.ffn_latent_down is None else linear(x_TD, w.ffn_latent_down)
     y_TZ = np.zeros_like(x_TZ)
     for e in np.unique(chosen_TU):
         rows, slots = np.nonzero(chosen_TU == e)
-        out_XZ = linear(activate(linear(x_TZ[rows], w.ffn_up_exps[e]), plan.expert), w.ffn_down_exps[e])
-        y_TZ[rows] += weights_TU[rows, slots][:, None] * out_XZ
+        x_XZ, weights_X1 = x_TZ[rows], weights_TU[rows, slots][:, None]
+        if plan.weighted_inputs:
+            x_XZ, weights_X1 = x_XZ * weights_X1, np.ones_like(weights_X1)
+        out_XZ = linear(activate(linear(x_XZ, w.ffn_up_exps[e]), plan.expert), w.ffn_down_exps[e])
+        y_TZ[rows] += weights_X1 * out_XZ
     y_TD = y_TZ if w.ffn_latent_up is None else linear(y_TZ, w.ffn_latent_up)
-    if w.shared is not None:
+    if w.shared is not None and plan.shared is not None:
         shared_TD = dense.run(x_TD, w.shared, plan.shared)
-        y_TD += shared_TD * sigmoid(linear(x_TD, w.ffn_gate_inp_shexp)) if plan.shared_gate else shared_TD
+        gate = w.ffn_gate_inp_shexp
+        y_TD += shared_TD if gate is None else shared_TD * sigmoid(linear(x_TD, gate))
     return y_TD
 
 

@@ -1,9 +1,9 @@
-"""Block formats: packed bits -> integers and scales. A file for each kind, loaded when a model has tensors of it.
+"""Block formats: packed bits -> integers and scales. A file a kind, loaded when a model has tensors of it.
 
-A decoder is named after its format. It takes the fields of n blocks, in the order of `quants.FORMATS`: float16 as float32
-(n, 1), anything else as bytes (n, size); it returns a `Block`. Layouts are those of ggml (ggml-common.h) as the gguf
-package reads them; "bits" is bits per weight with everything included. Bits move up by multiplication: in NumPy, `q << 4`
-on bytes takes ten times as long as `q * 16`.
+A decoder is named after its format. It takes the fields of n blocks, in the order of `FORMATS`: float16 as
+float32 (n, 1), anything else as bytes (n, size); it returns a `Block`. Layouts are those of ggml
+(ggml-common.h) as the gguf package reads them; "bits" is bits per weight with everything included. Bits move
+up by multiplication: in NumPy `q * 16` is much faster than `q << 4` on bytes.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,7 @@ import numpy as np
 
 
 class Scales(NamedTuple):
-    """Scales (or offsets) of groups of weights: a number for each, or that of its block times a small integer."""
+    """Scales (or offsets) of groups of weights: a number each, or that of the block times a small integer."""
 
     unit: np.ndarray  # float32 (..., blocks, 1)
     steps: np.ndarray | None = None  # int8 (..., blocks, groups of a block); None: a block is one group
@@ -33,12 +33,13 @@ class Block(NamedTuple):
 def split(packed: np.ndarray, bits: int, run: int) -> np.ndarray:
     """Cut bytes (n, size) into fields of `bits` bits: (n, size * 8 // bits).
 
-    Each `run` bytes of a block hold 8 // bits runs of fields: first the lowest bits of all of them, then the next, ...
+    Each `run` bytes of a block hold 8 // bits runs of fields: first the lowest bits of all of them, then the
+    next, ...
 
     >>> split(np.array([[0x21, 0x43]], np.uint8), bits=4, run=2)
     array([[1, 3, 2, 4]], dtype=uint8)
     """
-    item = f"V{run}"  # a run moves as one item: runs of 16 bytes split 2.5 times faster than byte by byte
+    item = f"V{run}"  # a run moves as one item: faster than byte by byte
     fields = np.empty((packed.size // run, 8 // bits), item)
     for i in range(8 // bits):
         fields[:, i] = (packed >> bits * i).ravel().view(item)
@@ -52,3 +53,43 @@ def signed(q: np.ndarray, zero: int) -> np.ndarray:
     q = q.view(np.int8)
     q -= zero
     return q
+
+
+class Format(NamedTuple):
+    """The layout of a block."""
+
+    file: str  # of formats/, which holds the decoder
+    weights: int  # in a block
+    group: int  # weights that share a scale
+    fields: str  # name and type of each, in the order of the file; "16u1" is 16 bytes
+
+    @property
+    def dtype(self) -> np.dtype:
+        """One block."""
+        return np.dtype([tuple(field.split()) for field in self.fields.split(", ")])
+
+    @property
+    def has_offset(self) -> bool:
+        """Whether weights are q * scale + offset."""
+        return "offset" in self.fields
+
+
+FORMATS = {
+    "Q4_0": Format("simple", 32, 32, "scale <f2, q 16u1"),
+    "Q4_1": Format("simple", 32, 32, "scale <f2, offset <f2, q 16u1"),
+    "Q5_0": Format("simple", 32, 32, "scale <f2, high <u4, low 16u1"),
+    "Q5_1": Format("simple", 32, 32, "scale <f2, offset <f2, high <u4, low 16u1"),
+    "Q8_0": Format("simple", 32, 32, "scale <f2, q 32i1"),
+    "Q2_K": Format("k", 256, 16, "scales 16u1, q 64u1, scale <f2, offset <f2"),
+    "Q3_K": Format("k", 256, 16, "high 32u1, low 64u1, scales_low 8u1, scales_high 4u1, scale <f2"),
+    "Q4_K": Format("k", 256, 32, "scale <f2, offset <f2, scales 4u1, offsets 4u1, rest 4u1, q 128u1"),
+    "Q5_K": Format(
+        "k", 256, 32, "scale <f2, offset <f2, scales 4u1, offsets 4u1, rest 4u1, high 32u1, low 128u1"
+    ),
+    "Q6_K": Format("k", 256, 16, "low 128u1, high 64u1, scales 16i1, scale <f2"),
+    "IQ4_NL": Format("other", 32, 32, "scale <f2, q 16u1"),
+    "IQ4_XS": Format("other", 256, 32, "scale <f2, scales_high <u2, scales_low 4u1, q 128u1"),
+    "MXFP4": Format("other", 32, 32, "exponent u1, q 16u1"),
+    "TQ1_0": Format("other", 256, 256, "q32 32u1, q16 16u1, q4 4u1, scale <f2"),
+    "TQ2_0": Format("other", 256, 256, "q 64u1, scale <f2"),
+}

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import ModelFileError
 
 # Type of a metadata value: id -> (name, the letter that both struct and NumPy use for it).
-VALUE_TYPES = {
+VALUE_TYPES: dict[int, tuple[str, Any]] = {
     0: ("u8", "B"), 2: ("u16", "H"), 4: ("u32", "I"), 10: ("u64", "Q"), 6: ("f32", "f"), 8: ("str", None),
     1: ("i8", "b"), 3: ("i16", "h"), 5: ("i32", "i"), 11: ("i64", "q"), 12: ("f64", "d"), 9: ("arr", None),
     7: ("bool", "?"),
@@ -25,8 +25,9 @@ ARRAY_BYTES = 12  # the fewest that an array inside an array can take
 class Cursor:
     """A place in a mapped file, which moves on as values are read.
 
-    The numbers in a file are not to be trusted: `require` compares each count and length with the bytes that are
-    left before anything of that size is made. Python's integers are exact, so a product cannot wrap around.
+    The numbers in a file are not to be trusted: `require` compares each count and length with the bytes that
+    are left before anything of that size is made. Python's integers are exact, so a product cannot wrap
+    around.
     """
 
     def __init__(self, path: Path, file: mmap.mmap):
@@ -34,9 +35,11 @@ class Cursor:
         self.reading = ""  # what is being read, for error messages
 
     def error(self, problem: str) -> ModelFileError:
+        """The error that says what is wrong with what is being read."""
         return ModelFileError(f"{self.path}: {self.reading} {problem}")
 
     def require(self, n_bytes: int) -> None:
+        """Raises ModelFileError if fewer bytes are left."""
         size = len(self.map)
         if n_bytes > size - self.at:
             where = f"at byte {self.at}, past the end of the file ({size})"
@@ -49,6 +52,7 @@ class Cursor:
         return self.at - n_bytes
 
     def number(self, code: str) -> Any:
+        """Read one number, of the type that struct calls `code`."""
         return self.numbers(code, 1).item()
 
     def numbers(self, code: str, count: int) -> np.ndarray:
@@ -78,16 +82,16 @@ class Cursor:
         Bytes that are not UTF-8 become lone surrogates, so that nothing is lost.
         """
         self.require(8 * count)
-        read_length = struct.Struct(self.byte_order + "Q").unpack_from
-        file, size, end, texts = self.map, len(self.map), self.at, []
+        read_length, texts = struct.Struct(self.byte_order + "Q").unpack_from, list[str]()
+        file, size, end = self.map, len(self.map), self.at
         # Each string must end before `limit`, which leaves room for the lengths of those that follow.
         for limit in range(size - 8 * (count - 1), size + 1, 8):
             start = end + 8
             end = start + read_length(file, end)[0]
             if end > limit:
                 raise self.error(
-                    f"has {end - start} bytes in string {len(texts) + 1} of {count} at byte {start}, but the file "
-                    f"({size} bytes) has {limit - start} left for it; is the download complete?"
+                    f"has {end - start} bytes in string {len(texts) + 1} of {count} at byte {start}, but the "
+                    f"file ({size} bytes) has {limit - start} left for it; is the download complete?"
                 )
             texts.append(file[start:end].decode("utf-8", "surrogateescape"))
         self.at = end
@@ -102,7 +106,9 @@ class Cursor:
         return (values[0] if kind == STRING else values.item()), name
 
     def array(self, depth: int = 1) -> tuple[Any, str]:
-        """Read an array, `depth` deep in others: its item type, its count, its items; returns it and its type."""
+        """Read an array, `depth` deep in others: its item type, its count, its items; returns it and its
+        type.
+        """
         if depth > MAX_NESTING:
             raise self.error(f"has arrays nested more than {MAX_NESTING} deep")
         kind, count = self.number("I"), self.number("Q")
@@ -113,10 +119,11 @@ class Cursor:
         return values, f"arr[{name},{count}]"
 
     def values(self, kind: int, count: int) -> tuple[Any, str]:
+        """Read values of one type, an id of VALUE_TYPES; returns them and its name."""
         if kind not in VALUE_TYPES:
             raise self.error(f"has a value of type {kind}; GGUF has types 0 to {max(VALUE_TYPES)}")
         name, code = VALUE_TYPES[kind]
-        return (self.strings(count) if kind == STRING else self.numbers(code, count)), name
+        return (self.strings(count) if code is None else self.numbers(code, count)), name
 
 
 @cache

@@ -86,6 +86,8 @@ def address(path: str) -> str:
 
 def kind_of_file(metadata: dict) -> str | None:
     """What a sound GGUF file is that holds no language model; None where nothing says so."""
+    if "clip.has_vision_encoder" in metadata or "clip.has_audio_encoder" in metadata:
+        return IMAGES
     return next((KINDS[name] for key in ("general.type", "general.architecture")
                  if isinstance(name := metadata.get(key), str) and name in KINDS), None)  # fmt: skip
 
@@ -94,7 +96,7 @@ def why_unread(names: Iterable[str]) -> str:
     """What tensors that nothing reads mean for the user."""
     if all(re.match(r"(v|mm|a|s)\.|vision_|audio_|resampler\.", name) for name in names):
         return (
-            "; they look at images or sound, which llmcore does not: this is a language model and its mmproj in"
-            " one file, as ollama keeps them; get the GGUF file of the language model alone"
+            "; they look at images or sound, which llmcore does not: this is a language model and its mmproj"
+            " in one file, as ollama keeps them; get the GGUF file of the language model alone"
         )
     return "; the text would be wrong without it"

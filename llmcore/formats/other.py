@@ -16,7 +16,8 @@ def iq4_nl(scale, q):
 def iq4_xs(scale, scales_high, scales_low, q):
     """136 bytes, 4.25 bits. Eight groups laid out as in IQ4_NL.
 
-    The 6-bit scales count from -32: their low four bits stand two to a byte, their high two eight to a 16-bit word.
+    The 6-bit scales count from -32: their low four bits stand two to a byte, their high two eight to a 16-bit
+    word.
     """
     steps = signed(split(scales_low, 4, run=1) | split(scales_high, 2, run=1) * 16, 32)
     return Block(IQ4_VALUES.take(split(q, 4, run=16)), Scales(scale, steps))
@@ -25,14 +26,16 @@ def iq4_xs(scale, scales_high, scales_low, q):
 def mxfp4(exponent, q):
     """17 bytes, 4.25 bits. As Q4_0, but each half byte is a float: 1 sign bit, 2 of exponent, 1 of mantissa.
 
-    The table holds them doubled, as integers; so the scale is half of 2^(exponent - 127). OCP Microscaling Formats 1.0.
+    The table holds them doubled, as integers; so the scale is half of 2^(exponent - 127). OCP Microscaling
+    Formats 1.0.
     """
     scale = np.ldexp(np.float32(1), exponent.astype(np.int32) - 128, dtype=np.float32)
     return Block(MXFP4_VALUES.take(split(q, 4, run=16)), Scales(scale))
 
 
 def tq1_0(q32, q16, q4, scale):
-    """54 bytes, 1.6875 bits. Weights are -1, 0 or 1, five to a byte b: the first five digits of b / 256 to base 3.
+    """54 bytes, 1.6875 bits. Weights are -1, 0 or 1, five to a byte b: the first five digits of b / 256 to
+    base 3.
 
     The five are 32 weights apart, then 16 apart; the last 16 weights stand four to a byte, 4 apart.
     """

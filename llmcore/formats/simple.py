@@ -6,7 +6,7 @@ from . import Block, Scales, signed, split
 
 
 def q4_0(scale, q):
-    """18 bytes, 4.5 bits. Byte i: weight i in the low half, weight i + 16 in the high half; 8 stands for 0."""
+    """18 bytes, 4.5 bits. Byte i: weight i in the low half, i + 16 in the high half; 8 stands for 0."""
     return Block(signed(split(q, 4, run=16), 8), Scales(scale))
 
 

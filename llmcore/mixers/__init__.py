@@ -1,9 +1,9 @@
 """Mixers: what a layer does between tokens. One file a kind, loaded by the models that have layers of it.
 
-A plan is a frozen dataclass; its `rope` is None where positions do not rotate. Each kind has four functions beside it:
-`read` the plan from the metadata, `take` the weights from the tensors, `state` that the cache keeps, and `run`. The type
-of a layer's plan chooses them: they stand in the file that the type stands in. A new kind of mixer is one new file, and
-rows in families.py.
+A plan is a frozen dataclass; its `rope` is None where positions do not rotate. Each kind has four functions
+beside it: `read` the plan from the metadata, `take` the weights from the tensors, `state` that the cache
+keeps, and `run`. The type of a layer's plan chooses them: they stand in the file that the type stands in. A
+new kind of mixer is one new file, and rows in families.py.
 """
 
 import sys

@@ -1,9 +1,10 @@
-"""What all kinds of attention do once they have queries, keys and values: look back, and take up what matters.
+"""What all kinds of attention do once they have queries, keys and values: look back, and take up what
+matters.
 
     weights = softmax(q k^T)  over the keys of this and all earlier tokens         y = weights v
 
-Shape key: T new tokens, S cached + new, K key/value heads, G query heads that share one, H head width, V width of a
-value head, B queries of a block.
+Shape key: T new tokens, S cached + new, K key/value heads, G query heads that share one, H head width, V
+width of a value head, B queries of a block.
 """
 
 import numpy as np
@@ -11,8 +12,8 @@ import numpy as np
 from ..ops import softcap
 from ..threads import each
 
-# Queries of a prompt are taken so many at a time: the keys after the last of them need no work at all, which saves
-# nearly half of a prompt's scores, and the scores never take more than N x 32 x S floats a thread.
+# Queries of a prompt are taken so many at a time: the keys after the last of them need no work at all, which
+# saves nearly half of a prompt's scores, and the scores never take more than N x 32 x S floats a thread.
 QUERY_BLOCK = 32
 
 
@@ -20,6 +21,23 @@ def each_text(step, attend_in):
     """`attend_in(rows, cache)` of every text, (K, T', G, V) each, as one (K, T, G, V)."""
     parts = [attend_in(rows, cache) for rows, cache in step.texts]
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def attend_chunk(q_KTGH, k_KSH, v_KSV, chunk, position):
+    """`attend` where a text is cut into chunks of so many tokens, and a query sees those of its own chunk
+    alone.
+
+    position  that of the first query
+    """
+    T, S = q_KTGH.shape[1], k_KSH.shape[1]
+    parts, t = [], 0
+    while t < T:
+        before = (position + t) % chunk  # tokens of its chunk that stand before query t
+        stop = min(T, t + chunk - before)
+        keys = slice(S - T + t - before, S - T + stop)
+        parts.append(attend(q_KTGH[:, t:stop], k_KSH[:, keys], v_KSV[:, keys]))
+        t = stop
+    return np.concatenate(parts, axis=1)
 
 
 def attend(q_KTGH, k_KSH, v_KSV, window=None, cap=None, sinks_N=None):
@@ -49,7 +67,9 @@ def attend(q_KTGH, k_KSH, v_KSV, window=None, cap=None, sinks_N=None):
 
 
 def attend_block(q_KBGH, k_KSH, v_KSV, window, cap, sinks_K1G1):
-    """`attend` for B queries that belong to the last B of the S keys: exp(q k^T - max) v / sum(exp(q k^T - max))."""
+    """`attend` for B queries that belong to the last B of the S keys: exp(q k^T - max) v / sum(exp(q k^T -
+    max)).
+    """
     scores_KBGS = for_each_head(q_KBGH, k_KSH.swapaxes(1, 2))
     if cap is not None:
         scores_KBGS = softcap(scores_KBGS, cap)
@@ -77,7 +97,9 @@ def for_each_head(x_KBGI, w_KIO):
 
 
 def hide(scores_KBGS, window):
-    """Set to -inf what the B queries, at the last B of S positions, may not see: what is ahead or behind the window."""
+    """Set to -inf what the B queries, at the last B of S positions, may not see: what is ahead or behind the
+    window.
+    """
     B, S = scores_KBGS.shape[1], scores_KBGS.shape[3]
     query_B1 = np.arange(S - B, S)[:, None]
     ahead_BB = np.arange(S - B, S) > query_B1

@@ -26,6 +26,8 @@ import math
 
 import numpy as np
 
+from ..threads import each, evenly, n_threads
+
 CHUNK = 64  # tokens of a matrix with one decay a head ...
 CHANNEL_CHUNK = 16  # ... and with one a channel, which takes Q x Q x P factors
 
@@ -45,14 +47,21 @@ def scan(q_THP, k_THP, v_THP, g_THX, beta_TH, s_HPP):
     >>> scan(one, one, v, np.log(one / 2), beta, nothing)[0].ravel().tolist()
     [8.0, 2.0, 2.5]
     """
-    y_THP, chunk = np.empty_like(v_THP), CHUNK if g_THX.shape[2] == 1 else CHANNEL_CHUNK
-    q_THP = q_THP * np.float32(1 / math.sqrt(q_THP.shape[2]))
-    for at in range(0, len(y_THP), chunk):
-        of = slice(at, at + chunk)
-        parts = (x[of].swapaxes(0, 1) for x in (q_THP, k_THP, v_THP, g_THX, beta_TH[:, :, None]))
-        y_HQP, s_HPP = scan_chunk(*parts, s_HPP)
-        y_THP[of] = y_HQP.swapaxes(0, 1)
-    return y_THP, s_HPP
+    T, H, P = q_THP.shape
+    chunk = CHUNK if g_THX.shape[2] == 1 else CHANNEL_CHUNK
+    inputs = q_THP * np.float32(1 / math.sqrt(P)), k_THP, v_THP, g_THX, beta_TH[:, :, None]
+    y_THP, last_HPP = np.empty_like(v_THP), np.empty_like(s_HPP)
+
+    def run(heads):  # some heads through all chunks
+        s_hPP = s_HPP[heads]
+        for at in range(0, T, chunk):
+            of = slice(at, at + chunk), heads
+            y_hQP, s_hPP = scan_chunk(*(x[of].swapaxes(0, 1) for x in inputs), s_hPP)
+            y_THP[of] = y_hQP.swapaxes(0, 1)
+        last_HPP[heads] = s_hPP
+
+    each(run, evenly(H, n_threads() if T > 1 else 1))
+    return y_THP, last_HPP
 
 
 def scan_chunk(q_HQP, k_HQP, v_HQP, g_HQX, beta_HQ1, s_HPP):
@@ -71,7 +80,9 @@ def scan_chunk(q_HQP, k_HQP, v_HQP, g_HQX, beta_HQ1, s_HPP):
     for t in range(1, Q):
         u_HQP[:, t] -= (lower_HQQ[:, t, None, :t] @ u_HQP[:, :t])[:, 0]
     y_HQP = (fade_HQX * q_HQP) @ s_HPP + faded_products(q_HQP, k_HQP, decay_HQQX) @ u_HQP
-    return y_HQP, fade_HQX[:, -1, :, None] * s_HPP + (left_HQX * k_HQP).swapaxes(1, 2) @ u_HQP
+    next_HPP = sum_of_outer(left_HQX * k_HQP, u_HQP)
+    next_HPP += fade_HQX[:, -1, :, None] * s_HPP
+    return y_HQP, next_HPP
 
 
 def faded_products(a_HQP, b_HQP, decay_HQQX):
@@ -79,3 +90,10 @@ def faded_products(a_HQP, b_HQP, decay_HQQX):
     if decay_HQQX.shape[3] == 1:
         return decay_HQQX[..., 0] * (a_HQP @ b_HQP.swapaxes(1, 2))
     return np.einsum("hqsp,hsp->hqs", decay_HQQX * a_HQP[:, :, None], b_HQP)
+
+
+def sum_of_outer(a_HQP, b_HQP):
+    """sum over q of a_q b_q^T, (H, P, P); for one q broadcasting is faster than a product of matrices."""
+    if a_HQP.shape[1] == 1:
+        return a_HQP.swapaxes(1, 2) * b_HQP
+    return a_HQP.swapaxes(1, 2) @ b_HQP

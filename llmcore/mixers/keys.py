@@ -25,9 +25,25 @@ def read_norm_eps(keys, family):
     return keys.get(key, float, least=0.0)
 
 
+def read_n_layers(keys):
+    """The number of layers that run."""
+    return keys.get("block_count", int) - keys.get("nextn_predict_layers", int, 0)
+
+
+def read_window_width(keys, family):
+    """How many keys a windowed layer sees; None in a model without windows."""
+    if family.window_pattern is None or family.window_at not in (None, read_n_layers(keys)):
+        return None
+    width = keys.get("attention.sliding_window", int, family.window or 0, least=0) or None
+    return width if width is None or family.only_window is None else family.only_window
+
+
 def read_window(keys, family, i):
-    """The window of layer i, or None: an array says which layers have one, or a number n that n - 1 in n have."""
-    if family.window_pattern is None:
+    """The window of layer i, or None: an array says which layers have one, or a number n that n - 1 in n
+    have.
+    """
+    width = read_window_width(keys, family)
+    if width is None:
         return None
     key = "attention.sliding_window_pattern"
     flags = keys.metadata.get(f"{keys.prefix}.{key}")
@@ -35,7 +51,5 @@ def read_window(keys, family, i):
         windowed = keys.of_layer(key, bool if flags.dtype == bool else int, i)
     else:
         n = keys.get(key, int, family.window_pattern, least=0)
-        windowed = n == 0 or i % n < n - 1
-    return (
-        (keys.get("attention.sliding_window", int, family.window or 0, least=0) or None) if windowed else None
-    )
+        windowed = n == 0 or i % n != (0 if family.full_first else n - 1)
+    return width if windowed else None

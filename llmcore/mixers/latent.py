@@ -1,12 +1,12 @@
 """Multi-head latent attention: the keys and values of all heads are made from one small row a token.
 
-Only that row c is cached, and a key of R pairs that all heads share for the position. Since q . (W_k c) = (q W_k) . c,
-the keys are never made: each head's query goes into the space of c, attends there as if c were its key and its value,
-and W_v makes its result. DeepSeek-V2, arXiv:2405.04434.
+Only that row c is cached, and a key of R pairs that all heads share for the position. Since q . (W_k c) = (q
+W_k) . c, the keys are never made: each head's query goes into the space of c, attends there as if c were its
+key and its value, and W_v makes its result. DeepSeek-V2, arXiv:2405.04434.
 
-Shape key: T new tokens, S cached + new, D model width, N heads, H = P + Z width of a head, of which Z = 2R dimensions
-rotate and P do not, V width of a value head, Q rank of the queries, C rank of keys and values, A = C + Z what is cached
-of a token.
+Shape key: T new tokens, S cached + new, D model width, N heads, H = P + Z width of a head, of which Z = 2R
+dimensions rotate and P do not, V width of a value head, Q rank of the queries, C rank of keys and values, A =
+C + Z what is cached of a token.
 """
 
 import math
@@ -33,7 +33,8 @@ class Latent:
     rank: int  # {arch}.attention.kv_lora_rank: the width of the row that is cached, beside n_position
     split: bool  # whether the file holds attn_k_b and attn_v_b, or both in attn_kv_b as older ones do
     scale: float  # {arch}.attention.scale, else gain^2/sqrt(key_length)
-    n_position: int  # {arch}.rope.dimension_count: the numbers of a key that all heads share, for the position
+    # {arch}.rope.dimension_count: the numbers of a key that all heads share, for the position
+    n_position: int
     rope: Rope | None  # None: they do not rotate
     eps: float
 

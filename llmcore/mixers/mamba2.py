@@ -3,21 +3,14 @@
     S_t = e^(D_t A) S_(t-1) + D_t x_t B_t^T              y_t = S_t C_t + d x_t
 
 for each head: x_t is written, at B_t, and C_t is where to read. The step D_t = softplus(dt_t + bias) says how
-much of the past fades (A < 0) and how strongly x_t is written. Dao & Gu 2024, arXiv:2405.21060. Unrolled, it
-is attention with a decay in the place of the softmax, "state-space duality":
-
-    y_t = sum over s <= t of  e^(a_(s+1) + ... + a_t) (C_t . B_s) D_s x_s + d x_t,        a = D A
-
-With running sums of a the weights are one matrix, L * (C B^T) with L_ts = e^(sum_t - sum_s). Prompts go in
-chunks: that matrix within a chunk, and for what came before the state at its start, faded by e^(sum_t) when
-token t reads it. L's last row says what is left of each token at the end, where the next chunk starts. One
-token's chunk is the recurrence itself. The work grows with T, not with T^2.
+much of the past fades (A < 0) and how strongly x_t is written. Dao & Gu 2024, arXiv:2405.21060; duality.py
+has the two ways to compute it.
 
 First x, B and C pass a convolution over the last W tokens; at last y is gated by z and normed. Cached: S and
 the last W - 1 rows before the convolution, 4 (H P N + (W - 1) C) bytes a layer and nothing a token.
 
-Shape key: T new tokens, Q of a chunk, D model width, H heads of width P, U = H P, N state width, G groups
-of J = H/G heads that share B and C, W width of the convolution, C = U + 2 G N numbers that pass through it.
+Shape key: T new tokens, D model width, H heads of width P, U = H P, N state width, G groups of heads with one
+B and C, W width of the convolution, C = U + 2 G N numbers that pass through it.
 """
 
 from dataclasses import dataclass
@@ -28,9 +21,8 @@ from ..cache import State, Step
 from ..linear import Matrix, linear
 from ..ops import rms_norm, silu
 from .conv import causal_conv, softplus
+from .duality import scan
 from .keys import read_norm_eps
-
-CHUNK = 64  # tokens of a matrix: more cost more products within, fewer cost more passes over the state
 
 
 @dataclass(frozen=True)
@@ -123,39 +115,3 @@ def run(x_TD: np.ndarray, w: Weights, plan: Mamba2, step: Step, i: int) -> np.nd
     if w.ssm_norm is not None:
         y_TU = rms_norm(y_TU.reshape(T, G, -1), w.ssm_norm, plan.eps).reshape(T, U)
     return linear(y_TU, w.ssm_out)
-
-
-def scan(x_THP, dt_TH, b_TGN, c_TGN, a_H, s_HPN):
-    """The y (T, H, P) of T tokens without d x, and the state after them.
-
-    Three tokens write 1, 2 and 4 at the same place and read there, and half of the past fades at each:
-    >>> x, one = np.float32([1, 2, 4]).reshape(3, 1, 1), np.ones((3, 1, 1), np.float32)
-    >>> y, s = scan(x, one[:, 0], one, one, np.log(np.float32([0.5])), np.zeros((1, 1, 1), np.float32))
-    >>> y.ravel().tolist(), s.ravel().tolist()
-    ([1.0, 2.5, 5.25], [5.25])
-    """
-    y_THP = np.empty_like(x_THP)
-    for at in range(0, len(x_THP), CHUNK):
-        of = slice(at, at + CHUNK)
-        y_THP[of], s_HPN = scan_chunk(x_THP[of], dt_TH[of], b_TGN[of], c_TGN[of], a_H, s_HPN)
-    return y_THP, s_HPN
-
-
-def scan_chunk(x_QHP, dt_QH, b_QGN, c_QGN, a_H, s_HPN):
-    """`scan` of at most CHUNK tokens. Heads h = g J ... g J + J - 1 share the B and C of group g."""
-    Q, H, P = x_QHP.shape
-    G, N = b_QGN.shape[1:]
-    sum_HQ = np.cumsum(dt_QH * a_H, axis=0, dtype=np.float64).T  # in float32 differences of sums lose digits
-    exponent_HQQ = np.where(np.tri(Q, dtype=bool), sum_HQ[:, :, None] - sum_HQ[:, None], -np.inf)
-    decay_HQQ = np.exp(exponent_HQQ.astype(np.float32))
-    fade_HQ1 = np.exp(sum_HQ).astype(np.float32)[:, :, None]
-    x_HQP = (x_QHP * dt_QH[:, :, None]).swapaxes(0, 1)
-    b_GQN, c_GQN = b_QGN.swapaxes(0, 1), c_QGN.swapaxes(0, 1)
-
-    weights_HQQ = decay_HQQ * np.repeat(c_GQN @ b_GQN.swapaxes(1, 2), H // G, axis=0)
-    past_HQP = (c_GQN[:, None] @ s_HPN.reshape(G, -1, P, N).swapaxes(2, 3)).reshape(H, Q, P)
-    y_HQP = weights_HQQ @ x_HQP + fade_HQ1 * past_HQP
-
-    left_HQP = (decay_HQQ[:, -1, :, None] * x_HQP).reshape(G, -1, Q, P)
-    written_HPN = (left_HQP.swapaxes(2, 3) @ b_GQN[:, None]).reshape(H, P, N)
-    return y_HQP.swapaxes(0, 1), fade_HQ1[:, -1:] * s_HPN + written_HPN

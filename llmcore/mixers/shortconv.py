@@ -68,7 +68,8 @@ def run(x_TD: np.ndarray, w: Weights, plan: ShortConv, step: Step, i: int) -> np
     bcu_TF = linear(x_TD, w.in_proj)
     y_TD = np.empty_like(x_TD)
     for rows, cache in step.texts:
-        y_TD[rows], last_WD = mix(*np.split(bcu_TF[rows], 3, axis=1), cache.state(i)[0], w.conv)
+        b_TD, c_TD, u_TD = np.split(bcu_TF[rows], 3, axis=1)
+        y_TD[rows], last_WD = mix(b_TD, c_TD, u_TD, cache.state(i)[0], w.conv)
         cache.layers[i].replace(last_WD)
     return linear(y_TD, w.out_proj)
 

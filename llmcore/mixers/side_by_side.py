@@ -1,4 +1,4 @@
-"""Attention and Mamba-2 side by side: both read the same normed input, and what they say is added (Falcon-H1).
+"""Attention and Mamba-2 side by side: both read one normed input, and what they say is added (Falcon-H1).
 
     y = attention(x) + mamba2(x)
 

@@ -1,10 +1,13 @@
-"""Several texts at once: their next tokens share each pass over the weights, which costs little more than for one."""
+"""Several texts at once: their next tokens share each pass over the weights, which costs little more than for
+one.
+"""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ..cache import KVCache
 from ..config import Config
 from ..errors import whole
 from ..model import CHUNK, empty_cache, forward, prefill, unembed
@@ -15,7 +18,9 @@ from ..writing import Writer
 
 
 class Whole:
-    """A text that is handed out when it is complete; until then `text` is what it says so far and `end` is None."""
+    """A text that is handed out when it is complete; until then `text` is what it says so far and `end` is
+    None.
+    """
 
     def __init__(self, writer: Writer, tokenizer: Tokenizer, stop: Sequence[str]):
         """A text of which nothing is written yet."""
@@ -53,11 +58,13 @@ def write_texts(llm, prompts, batch: int, stop: str | Sequence[str], options: di
 
 
 def write_together(weights: Weights, config: Config, texts: list[Whole], batch: int) -> Iterator[Whole]:
-    """Have texts written, `batch` of them at a time; yields each as soon as it and all before it are complete.
+    """Have texts written, `batch` of them at a time; yields each as soon as it and all before it are
+    complete.
 
     Where one ends the next begins: its prompt is read, then it joins the others.
     """
-    waiting, begun, running = deque(texts), deque(), []
+    waiting, begun = deque(texts), deque[Whole]()
+    running: list[tuple[Whole, KVCache]] = []
     while waiting or running:
         if waiting and len(running) < batch:
             moved = [(text, empty_cache(config)) for text in _next_texts(waiting, batch - len(running))]
@@ -85,7 +92,9 @@ def _next_texts(waiting, n_most):
 
 
 def read_prompts(weights, config, texts):
-    """The hidden states (n, D) at the ends of n prompts, which go through the model together; a long one in chunks."""
+    """The hidden states (n, D) at the ends of n prompts, which go through the model together; a long one in
+    chunks.
+    """
     if len(texts) == 1:
         (text, cache), *_ = texts
         for x_TD in prefill(weights, config, np.array(text.writer.ids), cache):

@@ -1,12 +1,13 @@
-"""Prompt-lookup drafting: a text that repeats itself can be guessed ahead, and one pass checks the whole guess.
+"""Prompt-lookup drafting: a text that repeats itself can be guessed ahead, and one pass checks the whole
+guess.
 
-A pass over a draft of several tokens gives the logits after each of them, and takes two or three times as long as one
-over a single token. As long as the tokens chosen from these logits are those of the draft, it has done the work of
-many passes; the first that differs ends it. Tokens are chosen as ever, from the model's logits: drafts change the
-speed, not the text.
+A pass over a draft of several tokens gives the logits after each of them, and takes two or three times as
+long as one over a single token. As long as the tokens chosen from these logits are those of the draft, it has
+done the work of many passes; the first that differs ends it. Tokens are chosen as ever, from the model's
+logits: drafts change the speed, not the text.
 
-Drafts copied from the text: "Inference with Reference", arXiv:2304.04487. That checking keeps the distribution:
-"speculative sampling", arXiv:2302.01318, of which a draft that is certain is the simple case.
+Drafts copied from the text: "Inference with Reference", arXiv:2304.04487. That checking keeps the
+distribution: "speculative sampling", arXiv:2302.01318, of which a draft that is certain is the simple case.
 """
 
 from collections.abc import Sequence
@@ -15,20 +16,18 @@ import numpy as np
 
 from ..errors import whole
 
-SHORTEST, LONGEST = (
-    6,
-    24,
-)  # tokens at the end of the text that must have stood there before, at first and at most
-FIRST = (
-    7  # tokens of a draft after one that went wrong: a pass over 8 rows takes 2.8 times as long as over one
-)
-DRAFT = 15  # ... and where nobody says another number, of one after a draft that was right: 16 rows take 3.5 times
+SHORTEST, LONGEST = 6, 24  # tokens at the end that must have stood in the text before, at first and at most
+# Tokens of a draft after one that went wrong: a pass over 8 rows takes 2.8 times as long as over one.
+FIRST = 7
+# ... and after one that was right, where nobody says another number: 16 rows take 3.5 times as long.
+DRAFT = 15
 WORTH = 3  # tokens that a pass over a draft must write to pay
 
 
 def lookup(ids_S: np.ndarray, n_most: int, n_match: int = SHORTEST) -> list[int]:
-    """Guess the n_most tokens after a text: the longest end of it (at most LONGEST tokens) that stood in it before,
-    there most recently, is followed by what followed then. Nothing is guessed from an end shorter than n_match.
+    """Guess the n_most tokens after a text: the longest end of it (at most LONGEST tokens) that stood in it
+    before, there most recently, is followed by what followed then. Nothing is guessed from an end shorter
+    than n_match.
 
     Where what followed runs into the end of the text, it goes round: after "a b a b" comes "a b a b a ...".
 
@@ -47,11 +46,11 @@ def lookup(ids_S: np.ndarray, n_most: int, n_match: int = SHORTEST) -> list[int]
 
 
 class Lookup:
-    """A guesser for `writing.write`: guesses by `lookup`, and learns from how its guesses fare when to guess at all.
+    """A guesser for `writing.write`: guesses by `lookup`, and learns from its guesses when to guess at all.
 
-    The match that a guess needs is twice as long after one that was not worth its pass, half as long after one that was,
-    so a text that does not repeat itself soon is left alone, and one that begins to is noticed. A long guess comes only
-    after one that was all right.
+    The match that a guess needs is twice as long after one that was not worth its pass, half as long after
+    one that was, so a text that does not repeat itself soon is left alone, and one that begins to is noticed.
+    A long guess comes only after one that was all right.
     """
 
     def __init__(self, n_most: int):

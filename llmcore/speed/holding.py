@@ -10,16 +10,13 @@ from types import ModuleType
 from .. import linear
 from ..loader import GGUF
 
-WAYS = {
-    "float32": "llmcore.linear",
-    "int8": "llmcore.speed.int8",
-    "mapped": "llmcore.speed.mapped",
-}  # fastest first
+# Way -> the module that holds matrices so, fastest first.
+WAYS = {"float32": "llmcore.linear", "int8": "llmcore.speed.int8", "mapped": "llmcore.speed.mapped"}
 WEIGHTS = ("auto", *WAYS)  # what a user may ask for; auto takes the first that fits
 RESERVE = 1 << 30  # bytes that "auto" leaves free for the cache and for reading prompts
-# No `Matrix`, so they are expanded however the rest is held: what latent attention multiplies by head by head,
-# and the small tensors of state-space layers that have two dimensions.
-EXPANDED = r"blk\.\d+\.(attn_(k|v|kv)_b\.weight|ssm_conv1d\.weight|ssm_norm\.weight|ssm_[ad])"
+# No `Matrix`, so they are expanded however the rest is held: what latent attention multiplies head by head,
+# and the small tensors of recurrent layers that have two dimensions.
+EXPANDED = r"blk\.\d+\.(attn_(k|v|kv)_b\.weight|ssm_conv1d\.weight|ssm_norm\.weight|ssm_[ad]|.*_lerp_.*)"
 
 
 def way_of(name: str) -> ModuleType:
@@ -28,7 +25,7 @@ def way_of(name: str) -> ModuleType:
 
 
 def choose(file: GGUF, wanted: str, available: int | None) -> tuple[str, str]:
-    """How to hold the matrices of a model: one of WAYS as `wanted`, or for "auto" the fastest that fits, and why.
+    """The way to hold a model's matrices, and why: one of WAYS as `wanted`, for "auto" the fastest that fits.
 
     Raises MemoryError if what is wanted does not fit: the system would end some process, ours or another.
     """
@@ -61,8 +58,8 @@ def in_gb(n_bytes: int) -> str:
 
 
 def bytes_needed(file: GGUF, way: str) -> int:
-    """The memory that all matrices of a model take; an embedding that is not the output matrix too stays in the map."""
-    looked_up = {"position_embd.weight"} | (
+    """The memory that all matrices of a model take; an embedding that is only looked up stays mapped."""
+    looked_up = {"position_embd.weight", "per_layer_token_embd.weight"} | (
         {"token_embd.weight"} if "output.weight" in file.tensors else set()
     )
     return sum(

@@ -1,7 +1,7 @@
 """Matrices as the integers of their blocks, a byte each, and their scales: 1.1 to 1.25 bytes a weight.
 
-Shape key: T new tokens, I in, C outputs of a tile. Blocks of a quantized matrix: B along the input, each of K groups of
-U weights that share a scale; G = B K.
+Shape key: T new tokens, I in, C outputs of a tile. Blocks of a quantized matrix: B along the input, each of K
+groups of U weights that share a scale; G = B K.
 """
 
 from dataclasses import dataclass
@@ -14,28 +14,28 @@ from ..formats import Scales
 from ..linear import TILE, Job, cut
 from ..loader import Tensor
 from ..quants import FORMATS, unpack
-from ..threads import scratch
 from . import mapped
+from .mapped import scratch
 
 TILE_OUTPUTS = 512  # at least, in a tile: shorter inner loops would cost more to start than to run
-TURNED = 256  # inputs of a tile that are transposed at a time
+TRANSPOSED_TOGETHER = 256  # inputs of a tile, so that they stay in the cache
 CACHE_LINE = 64  # bytes
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Some outputs of a matrix as integers: weight = q * scale (+ offset). Transposed: outputs lie side by side."""
+    """Some outputs of a matrix as integers: weight = q * scale (+ offset). Transposed: outputs adjoin."""
 
     q_GUC: np.ndarray  # int8
     scale: Scales  # units (B, 1, C), steps (B, K, C)
     offset: Scales | None
 
-    def multiply_into(self, x_TI, y_TC):
+    def multiply_into(self, x_TI: np.ndarray, y_TC: np.ndarray) -> None:
         """y = x W^T; the integers become floats in the cache, some groups at a time.
 
-        With w = q s + o in each group, y = sum over groups of s (x . q) + o (sum of x): for one row the integers need
-        not be multiplied by their scales one by one, which takes half as long. For more rows one large product is
-        faster.
+        With w = q s + o in each group, y = sum over groups of s (x . q) + o (sum of x): for one row the
+        integers need not be multiplied by their scales one by one, which takes half as long. For more rows
+        one large product is faster.
         """
         T, (G, U, C) = len(x_TI), self.q_GUC.shape
         scale_GC = self.scale.product().reshape(G, C)
@@ -70,7 +70,8 @@ def bytes_for(tensor: Tensor) -> int:
 
 
 def empty(tensors: list[Tensor]) -> tuple[mapped.Pieces, list[Job]]:
-    """Room for matrices (out, in) of the file, the outputs of one after those of the other, and jobs to fill it.
+    """Room for matrices (out, in) of the file, the outputs of one after those of the other, and jobs to fill
+    it.
 
     What has no integers (floats, and the formats that the gguf package expands) is mapped.
     """
@@ -82,7 +83,7 @@ def empty(tensors: list[Tensor]) -> tuple[mapped.Pieces, list[Job]]:
     return mapped.side_by_side(matrices), jobs
 
 
-def tiles(tensor):
+def tiles(tensor: Tensor) -> tuple[list[tuple[slice, Tile]], list[Job]]:
     """A matrix as integers: its tiles, still empty, and the jobs that fill them."""
     (n_out, n_in), form = tensor.shape, FORMATS[tensor.type]
     B, K, U = n_in // form.weights, form.weights // form.group, form.group
@@ -105,11 +106,11 @@ def _fill_tile(tile, rows):
     q_CBKU, *scales = unpack(rows.data, rows.type, rows.byte_order)
     w_IC = tile.q_GUC.reshape(-1, tile.q_GUC.shape[2])
     n_in, C = w_IC.shape
-    # Without a gap between rows a column of them would fall on few sets of the cache, and transposing take 6 times as long.
+    # Without a gap between rows a column falls on few sets of the cache: transposing is 6 times slower.
     q_CI = np.empty((C, n_in + CACHE_LINE), np.int8)[:, :n_in]
     q_CI[...] = q_CBKU.reshape(C, n_in)
-    for i in range(0, n_in, TURNED):
-        w_IC[i : i + TURNED] = q_CI[:, i : i + TURNED].T
+    for i in range(0, n_in, TRANSPOSED_TOGETHER):
+        w_IC[i : i + TRANSPOSED_TOGETHER] = q_CI[:, i : i + TRANSPOSED_TOGETHER].T
     for kept, found in zip((tile.scale, tile.offset), scales, strict=True):
         for array, values in zip(kept or (), found or (), strict=True):
             if array is not None:

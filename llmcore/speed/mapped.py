@@ -3,7 +3,9 @@
 Shape key: T new tokens, I in, O out, C outputs of a piece.
 """
 
+import threading
 from dataclasses import dataclass
+from math import prod
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +13,7 @@ import numpy as np
 from ..linear import Job, cut, multiply
 from ..loader import Tensor
 from ..quants import dequantize
-from ..threads import each, scratch
+from ..threads import each
 
 
 class Piece(Protocol):
@@ -28,10 +30,10 @@ class Pieces:
     n_out: int
     pieces: list[tuple[slice, Piece]]
 
-    def multiply(self, x_TI):
+    def multiply(self, x_TI: np.ndarray) -> np.ndarray:
         """x W^T; (T, in) -> (T, out)."""
         y_TO = np.empty((len(x_TI), self.n_out), np.float32)
-        each(lambda each_piece: each_piece[1].multiply_into(x_TI, y_TO[:, each_piece[0]]), self.pieces)
+        each(lambda item: item[1].multiply_into(x_TI, y_TO[:, item[0]]), self.pieces)
         return y_TO
 
 
@@ -43,14 +45,13 @@ class FileRows:
     type: str
     byte_order: str
 
-    def multiply_into(self, x_TI, y_TC):
+    def multiply_into(self, x_TI: np.ndarray, y_TC: np.ndarray) -> None:
         """y = x W^T, where W is expanded from the file for this product alone."""
         if self.type == "F32":  # a view, no copy
             w_CI = dequantize(self.data, self.type, self.byte_order)
         else:
-            w_CI = dequantize(
-                self.data, self.type, self.byte_order, out=scratch(len(self.data), x_TI.shape[1])
-            )
+            room_CI = scratch(len(self.data), x_TI.shape[1])
+            w_CI = dequantize(self.data, self.type, self.byte_order, out=room_CI)
         y_TC[...] = multiply(x_TI, w_CI)
 
 
@@ -60,7 +61,7 @@ def bytes_for(tensor: Tensor) -> int:
 
 
 def empty(tensors: list[Tensor]) -> tuple[Pieces, list[Job]]:
-    """Matrices (out, in) of the file, the outputs of one after those of the other; there is nothing to fill."""
+    """Matrices (out, in) of the file, side by side by their outputs; there is nothing to fill."""
     return side_by_side([(tensor.shape[0], file_rows(tensor)) for tensor in tensors]), []
 
 
@@ -81,3 +82,14 @@ def side_by_side(matrices: list[tuple[int, list]]) -> Pieces:
         pieces += [(slice(start + part.start, start + part.stop), piece) for part, piece in found]
         start += n_out
     return Pieces(start, pieces)
+
+
+_SCRATCH = threading.local()
+
+
+def scratch(*shape: int) -> np.ndarray:
+    """Memory of this thread to expand a tile in. New memory each time would be as slow to get as to fill."""
+    size = prod(shape)
+    if getattr(_SCRATCH, "size", 0) < size:
+        _SCRATCH.size, _SCRATCH.array = size, np.empty(size, np.float32)
+    return _SCRATCH.array[:size].reshape(shape)

@@ -1,5 +1,6 @@
-"""BPE by rank: regular expressions cut the text into words; inside a word the pair that stands first in the list of merges
-is joined first. Sennrich et al. 2016, arXiv:1508.07909; over bytes since GPT-2, over characters for Gemma 4.
+"""BPE by rank: regular expressions cut the text into words; inside a word the pair that stands first in the
+list of merges is joined first. Sennrich et al. 2016, arXiv:1508.07909; over bytes since GPT-2, over
+characters for Gemma 4.
 """
 
 import re
@@ -12,7 +13,8 @@ from ..metadata import REQUIRED
 from .splits import SPLITS, split_words
 from .vocabulary import BYTE_TEXTS, Vocabulary, bytes_of
 
-# GPT-2 writes bytes as visible characters: printable Latin-1 as itself, the other 68 from U+0100 on (space: Ġ).
+# GPT-2 writes bytes as visible characters: printable Latin-1 as itself, the other 68 from U+0100 on (space:
+# Ġ).
 VISIBLE = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
 BYTE_CHARS = {byte: chr(byte) for byte in VISIBLE}
 BYTE_CHARS |= {byte: chr(0x100 + i) for i, byte in enumerate(sorted({*range(256)} - VISIBLE))}

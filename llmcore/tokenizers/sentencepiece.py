@@ -1,7 +1,8 @@
 """BPE by score: the best pair of neighbours is the one whose union has the highest score in the vocabulary.
 
-A space is a letter, written ▁; a character without a token falls to its bytes, <0x00> to <0xFF>. The sentencepiece
-library does it, on a model that we rebuild from the metadata. Kudo & Richardson 2018, arXiv:1808.06226.
+A space is a letter, written ▁; a character without a token falls to its bytes, <0x00> to <0xFF>. The
+sentencepiece library does it, on a model that we rebuild from the metadata. Kudo & Richardson 2018,
+arXiv:1808.06226.
 """
 
 import numpy as np

@@ -2,7 +2,9 @@
 
 The key tokenizer.ggml.pre of a file names its row in `SPLITS`. Names and patterns are those of llama.cpp's
 src/llama-vocab.cpp, whose reading of Unicode (src/unicode.cpp) `split_words` follows. The words of o200k and
-Tekken, which llama.cpp approximates, are as their models publish them.
+Tekken, which llama.cpp approximates, are as their models publish them. Qwen's models also compose a text
+first (NFC). No key of a file says so, and what comes back would not be what went in; we leave it out, as
+llama.cpp does.
 """
 
 import re
@@ -32,9 +34,7 @@ QWEN35 = QWEN2.replace(r"\p{L}+", r"[\p{L}\p{M}]+").replace(r"\s\p{L}\p{N}", r"\
 JAIS2 = LLAMA3.removesuffix(r"\s+(?!\S)|\s+")
 JAIS2 += "|".join([*(rf"\s{{{2**n}}}(?!\S)" for n in range(9, 1, -1)), r"\s{1,2}(?!\S)", r"\s"])
 SEED = rf"{ENGLISH}|{WORD}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{SPACES}"
-BAILING = QWEN2.replace(ENGLISH, "'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])").replace(
-    r"\s*[\r\n]+", r"\s*[\r\n]"
-)
+BAILING = rf"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|{WORD}|\p{{N}}|{SIGNS}[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 PHRASE = r"\p{L}[\p{L}\p{M}]*(?: \p{L}[\p{L}\p{M}]*)*"  # words with single spaces between
 EXAONE_MOE = rf"{ENGLISH}|[^\r\n\p{{L}}\p{{N}}]?{PHRASE}|\p{{N}}|{SIGNS}[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+"
 
@@ -50,13 +50,21 @@ UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 TEKKEN, O200K = _cased(UPPER, LOWER, r"\p{N}"), _cased(UPPER, LOWER, r"\p{N}{1,3}", ENGLISH + "?")
 # The models of these two tell upper from lower case as well, but llama.cpp does not, and no published
 # vocabulary of theirs was at hand to show what is right.
-YOUTU = _cased(r"[\p{L}\p{M}]", r"[\p{L}\p{M}]", r"\p{N}", ENGLISH + "?")
-AYA = _cased(r"[\p{L}\p{M}]", r"[\p{L}\p{M}]", r"\p{N}{1,3}", ENGLISH + "?")
+AYA = rf"[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+{ENGLISH}?|\p{{N}}{{1,3}}|{SIGNS}[\r\n/]*|{SPACES}"
+YOUTU = AYA.replace("{1,3}", "")
 KIMI = (
     r"\p{Han}+|[^\r\n\p{L}\p{N}]?(?:(?!\p{Han})\p{L})+" + ENGLISH + "?"
     rf"|\p{{N}}{{1,3}}|{SIGNS}[\r\n]*|{SPACES}"
 )
-THREES_FROM_THE_RIGHT = (r"\p{N}+", r"(?:\p{N}{3})+\Z", r"\p{N}{3}")  # 1234567 is 1, 234, 567
+# Digits in threes from the right: 1234567 is 1, 234, 567. What stands before a number goes with its first
+# group into the next pattern, which so sees whether white space ends there.
+THREES = (r"(?:\A|(?<=\p{N}))[^\p{N}]*\p{N}+", r"(?<=\p{N})(?:\p{N}{3})+\Z", r"(?:\A|(?<=\p{N}))\p{N}{3}")
+# Published as \p{N}+, then (?=(\d{3})+(?!\d)), whose time grows with the square of a number's length.
+SUPERBPE = (
+    r"\p{N}+",
+    r"(?:(?<!\d)|(?<=(?<!\d)\d)|(?<=(?<!\d)\d\d))(?=(?:\d{3})+(?!\d))",
+    r"\d{3}(?=\d{3})",
+)
 ASCII_WORD = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"
 MARKED_WORD = ASCII_WORD + r"|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+"
 DEEPSEEK3 = rf"{MARKED_WORD}[\r\n]*|{SPACES}"
@@ -71,21 +79,12 @@ LETTERS = (  # of the scripts with upper and lower case, as deepseek-llm lists t
 PUNCTUATION = r"\s?[!-/:-~！-／：-～‘-‟　-。]+"  # noqa: RUF001
 CJK = "[一-鿿㐀-䶿豈-﫿぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-๿຀-໿ក-៿က-႟ꩠ-ꩿꧠ-꧿가-힯ᄀ-ᇿ]+"  # noqa: RUF001
 YOUTU_SCRIPTS = "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+"  # noqa: RUF001
-CHAMELEON = (
-    "<sentinel:[0-9]+>",
-    "IMGIMG[A-I]{1,4}Z",
-    "[\\t\\n]|    |  ",
-    r"\p{N}",
-    r"[\p{P}!-/:-@\[-`{-~]",
-    GPT2,
-)
+CODES = ("<sentinel:[0-9]+>", "IMGIMG[A-I]{1,4}Z", "[\t\n]|    |  ")  # of chameleon, and its white space
 SPLITS = {  # tokenizer.ggml.pre -> Split; names in one row share it
     name: split
     for names, split in (
-        (
-            "gpt-2 phi-2 mpt olmo jais trillion exaone4 gigachat a.x-4.0 mellum granite-docling",
-            Split((GPT2,)),
-        ),
+        ("gpt-2 phi-2 mpt olmo jais trillion exaone4", Split((GPT2,))),
+        ("gigachat a.x-4.0 mellum granite-docling", Split((GPT2,))),
         ("smollm starcoder refact command-r codeshell exaone minerva-7b mellum2", Split((r"\p{N}", GPT2))),
         ("llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2", Split((LLAMA3,), True, True)),
         ("glm4 glm5", Split((LLAMA3,), ignore_merges=True)),
@@ -100,15 +99,13 @@ SPLITS = {  # tokenizer.ggml.pre -> Split; names in one row share it
         ("bailingmoe bailingmoe2 llada-moe", Split((BAILING,))),
         ("exaone-moe", Split((EXAONE_MOE,))),
         ("tekken", Split((TEKKEN,), True, True)),
-        (
-            "gpt-4o llama4 kanana2 talkie minimax-m2 granite-embed-multi-97m",
-            Split((O200K,), ignore_merges=True),
-        ),
+        ("gpt-4o llama4 kanana2 talkie minimax-m2", Split((O200K,), ignore_merges=True)),
+        ("granite-embed-multi-97m", Split((O200K,), ignore_merges=True)),
         ("youtu", Split((YOUTU_SCRIPTS, YOUTU), ignore_merges=True)),
-        ("tiny_aya cohere2moe", Split((*THREES_FROM_THE_RIGHT, AYA))),
+        ("tiny_aya cohere2moe", Split((*THREES, AYA))),
         ("kimi-k2", Split((KIMI,))),
-        ("afmoe", Split((*THREES_FROM_THE_RIGHT, CJK, DEEPSEEK3))),
-        ("superbpe", Split((r"\p{N}+", r"(?=(?:\d{3})+(?!\d))"))),
+        ("afmoe", Split((*THREES, CJK, DEEPSEEK3))),
+        ("superbpe", Split(SUPERBPE)),
         ("falcon", Split((r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"))),
         ("deepseek-llm", Split(("[\r\n]", rf"\s?[{LETTERS}]+", PUNCTUATION, r"\s+$", CHINESE, r"\p{N}+"))),
         ("deepseek-coder", Split(("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", CHINESE, r"\p{N}"))),
@@ -116,7 +113,7 @@ SPLITS = {  # tokenizer.ggml.pre -> Split; names in one row share it
         ("spark2_5", Split((r"\p{N}{1,3}", KANJI, SPARK, r"\p{N}"))),
         ("bloom poro-chat gpt3-finnish", Split((BLOOM,))),
         ("viking", Split((BLOOM, r"\p{N}"))),
-        ("chameleon", Split(CHAMELEON, add_bos=True)),
+        ("chameleon", Split((*CODES, r"\p{N}", r"[\p{P}!-/:-@\[-`{-~]", GPT2), add_bos=True)),
         ("default", Split((r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"))),
         ("gemma4", Split((r"[^\n]+|[\n]+",), add_bos=True, bytewise=False, whole_newlines=True)),
         ("sarvam-moe", Split((r"[^\n]+|[\n]+",), bytewise=False)),
@@ -141,7 +138,7 @@ CATEGORIES = (
     "P",
     "S",
     "other",
-)  # "Han": of no character yet
+)  # "Han": of no letter
 STAND_INS = {category: chr(0x80 + i) for i, category in enumerate(CATEGORIES)}
 WIDE_SPACE = re.compile("[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
 HAN = re.compile(  # as llama.cpp bounds it for kimi-k2

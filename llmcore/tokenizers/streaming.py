@@ -41,9 +41,11 @@ class TextDecoder:
 
 
 class Splitter:
-    """Finds marks (stop strings, tags) in a text that arrives in pieces; how it is cut into pieces makes no difference.
+    """Finds marks (stop strings, tags) in a text that arrives in pieces; how it is cut into pieces makes no
+    difference.
 
-    What may be the beginning of a mark is kept back until that is decided. Text that is not shown can be part of a mark.
+    What may be the beginning of a mark is kept back until that is decided. Text that is not shown can be part
+    of a mark.
 
     >>> splitter = Splitter(["STOP"])
     >>> list(splitter.feed("Hello S")), list(splitter.feed("TOP and")), splitter.rest()
@@ -56,7 +58,9 @@ class Splitter:
         self._pending, self._shown = "", bytearray()  # for each character whether it is shown
 
     def feed(self, piece: str, shown: bool = True) -> Iterator[tuple[str, str | None]]:
-        """The text that is certain now, cut at the marks: (text, the mark that follows it, None where none does yet)."""
+        """The text that is certain now, cut at the marks: (text, the mark that follows it, None where none
+        does yet).
+        """
         self._pending += piece
         self._shown += bytes([shown]) * len(piece)
         while found := [
@@ -102,10 +106,10 @@ def stop_strings(stop: str | Iterable[str] | None) -> list[str]:
     return stops
 
 
-def decode_tokens(
-    tokenizer, tokens: Iterable[Token], stop: str | Iterable[str] | None = ()
-) -> Iterator[str]:
-    """The text of tokens in pieces, each as soon as it is certain, up to the stop string that is complete first."""
+def decode_tokens(tokenizer, tokens: Iterable[Token], stop: str | Iterable[str] | None = ()) -> Iterator[str]:
+    """The text of tokens in pieces, each as soon as it is certain, up to the stop string that is complete
+    first.
+    """
     return _decode(TextDecoder(tokenizer), Splitter(stop_strings(stop)), tokens)
 
 

@@ -15,9 +15,32 @@ from ..metadata import Keys
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # tokenizer.ggml.token_type
 # tokenizer.ggml.model -> algorithm
-MODELS = {"llama": "sentencepiece.SentencePiece", "gpt2": "bytepairs.BytePairs", "gemma4": "bytepairs.BytePairs"}
+MODELS = {
+    "llama": "sentencepiece.SentencePiece",
+    "gpt2": "bytepairs.BytePairs",
+    "gemma4": "bytepairs.BytePairs",
+}
 BYTE_TEXTS = [f"<0x{byte:02X}>" for byte in range(256)]  # for the bytes of characters without a token
-ROLES = ["bos", "eos", "unknown", "eot", "eom", "fim_pre", "fim_suf", "fim_mid", "fim_pad", "fim_rep", "fim_sep"]
+
+# What a chat model says when its turn is over has many names, and files tend to give only one of them.
+END_TEXTS = (
+    "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> <|endoftext|> </s>"
+    " <|eom_id|> <EOT> _<EOT> [EOT] [EOS] <|end_of_text|> <end_of_utterance> <eos> <turn|> <|tool_response>"
+    " [e~[ <｜end▁of▁sentence｜>"  # noqa: RUF001
+)
+# Tokens for filling in the middle: their role, and the texts to look for where the file gives none.
+FILL_TEXTS = {
+    "fim_pre": "<|fim_prefix|> <fim-prefix> <fim_prefix> <｜fim▁begin｜> <PRE> ▁<PRE> <|code_prefix|>"  # noqa: RUF001
+    " <|prefix|>",
+    "fim_suf": "<|fim_suffix|> <fim-suffix> <fim_suffix> <｜fim▁hole｜> <SUF> ▁<SUF> <|code_suffix|>"  # noqa: RUF001
+    " <|suffix|>",
+    "fim_mid": "<|fim_middle|> <fim-middle> <fim_middle> <｜fim▁end｜> <MID> ▁<MID> <|code_middle|>"  # noqa: RUF001
+    " <|middle|>",
+    "fim_pad": "<|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD]",
+    "fim_rep": "<|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame>",
+    "fim_sep": "<|file_sep|>",
+}
+ROLES = ("bos", "eos", "unknown", "eot", "eom", *FILL_TEXTS)  # {role}_token_id
 
 
 def bytes_of(text: str) -> bytes:
@@ -60,7 +83,7 @@ class Vocabulary:
     def numbers(self, name: str, default: float) -> np.ndarray:
         """One number a token from `tokenizer.ggml.{name}`; a longer list is cut, as in llama.cpp."""
         size = len(self.tokens)
-        values = self.keys.get(name, np.ndarray, np.full(size, default))
+        values = self.keys.numbers(name, np.full(size, default))
         if len(values) < size:
             raise self.keys.error(name, f"has shape {values.shape}, but there are {size} tokens")
         if len(values) > size:
@@ -101,26 +124,6 @@ class Vocabulary:
         default = {"bos": 1, "eos": 2, "unknown": 0}.get(role) if self.model == "llama" else None
         default = default if default in range(len(self.tokens)) else None
         return self.keys.index(f"{role}_token_id", len(self.tokens), default)
-
-
-# What a chat model says when its turn is over has many names, and files tend to give only one of them.
-END_TEXTS = (
-    "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> <|endoftext|> </s>"
-    " <|eom_id|> <EOT> _<EOT> [EOT] [EOS] <|end_of_text|> <end_of_utterance> <eos> <turn|> <|tool_response>"
-    " [e~[ <｜end▁of▁sentence｜>"  # noqa: RUF001
-)
-# Tokens for filling in the middle: their role, and the texts to look for where the file gives none.
-FILL_TEXTS = {
-    "fim_pre": "<|fim_prefix|> <fim-prefix> <fim_prefix> <｜fim▁begin｜> <PRE> ▁<PRE> <|code_prefix|>"  # noqa: RUF001
-    " <|prefix|>",
-    "fim_suf": "<|fim_suffix|> <fim-suffix> <fim_suffix> <｜fim▁hole｜> <SUF> ▁<SUF> <|code_suffix|>"  # noqa: RUF001
-    " <|suffix|>",
-    "fim_mid": "<|fim_middle|> <fim-middle> <fim_middle> <｜fim▁end｜> <MID> ▁<MID> <|code_middle|>"  # noqa: RUF001
-    " <|middle|>",
-    "fim_pad": "<|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD]",
-    "fim_rep": "<|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame>",
-    "fim_sep": "<|file_sep|>",
-}
 
 
 def end_of_generation(vocab: Vocabulary) -> frozenset[int]:

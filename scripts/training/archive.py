@@ -78,7 +78,9 @@ def tokenizer_keys(lines: list[str], vocab: int) -> dict:
         "tokenizer.ggml.pre": "default",
         "tokenizer.ggml.tokens": [pieces.id_to_piece(i) for i in ids],
         "tokenizer.ggml.scores": np.array([pieces.get_score(i) for i in ids], np.float32),
-        "tokenizer.ggml.token_type": np.array([kind.get(i, BYTE if pieces.is_byte(i) else NORMAL) for i in ids], np.int32),
+        "tokenizer.ggml.token_type": np.array(
+            [kind.get(i, BYTE if pieces.is_byte(i) else NORMAL) for i in ids], np.int32
+        ),
         "tokenizer.ggml.bos_token_id": BOS_ID,
         "tokenizer.ggml.eos_token_id": EOS_ID,
         "tokenizer.ggml.unknown_token_id": UNK_ID,

@@ -25,8 +25,9 @@ feed-forward width, V vocabulary.
 import numpy as np
 
 from llmcore.config import Config
+from llmcore.ffn.activations import swiglu
 from llmcore.mixers.rope import rope_table
-from llmcore.ops import log_softmax, rms_norm, sigmoid, silu, softmax, swiglu
+from llmcore.ops import log_softmax, rms_norm, sigmoid, silu, softmax
 
 Params = dict[str, np.ndarray]
 PAD = -1  # fills the texts of a batch up to the longest
