@@ -1,4 +1,4 @@
-"""SIGKILL at random moments of whatever writes a file: the final name has the older file or the whole new one."""
+"""SIGKILL at random moments of what writes a file: the final name has the older file or the new one, whole."""
 
 import json
 import os
@@ -15,7 +15,8 @@ from llmcore.loader import read_gguf
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="there is no SIGKILL here")]
 KILLS = int(os.environ.get("LLMCORE_KILLS", "40"))  # of each; 250 make the 1,000 that were run once by hand
-ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "scripts")]), "OMP_NUM_THREADS": "1"}
+PATHS = os.pathsep.join([str(ROOT), str(ROOT / "scripts")])
+ENVIRONMENT = os.environ | {"PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"}
 
 SAVE = """
 import sys
