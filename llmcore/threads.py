@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from itertools import pairwise
 
 import numpy as np
@@ -78,8 +79,9 @@ def each(work: Callable, items: Iterable) -> None:
     helpers: list[Future] = []
     try:
         _Team.set_blas_threads(1)  # two that both ask for BLAS's own threads would wait for each other
-        for _ in range(min(_Team.size, len(todo)) - 1):
-            helpers.append(_Team.pool.submit(run))
+        with suppress(RuntimeError):  # where the system allows no more threads, fewer do the work
+            for _ in range(min(_Team.size, len(todo)) - 1):
+                helpers.append(_Team.pool.submit(run))
         run()
     finally:
         todo.clear()  # where not even the helpers could be started
