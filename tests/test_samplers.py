@@ -17,7 +17,7 @@ from llmcore.sampling import FILTERS, Sampling, Text, sample
 
 with gzip.open(DATA / "samplers.json.gz") as file:
     RECORDED = json.load(file)
-RARE = {"dry": dry, "logit_bias": logit_bias, "top_n_sigma": top_n_sigma, "typ_p": typ_p, "xtc": xtc}
+RARE = {"penalties": penalties, "dry": dry, "logit_bias": logit_bias, "top_n_sigma": top_n_sigma, "typ_p": typ_p, "xtc": xtc}
 NAMES = {
     "penalties": ("repeat_penalty", "frequency_penalty", "presence_penalty"),
     "dry": ("dry_multiplier", "dry_base", "dry_allowed_length"),
