@@ -237,12 +237,12 @@ def test_a_block_applies_what_its_file_has_even_if_its_halves_are_parallel():
     from llmcore import model
 
     x_TD = np.arange(6, dtype=np.float32).reshape(2, 3)
-    family = SimpleNamespace(parallel=True, layer_norm=False)
-    config = SimpleNamespace(family=family, residual_scale=0.5, norm_eps=0.0)
+    family = SimpleNamespace(layer_norm=False)
+    config = SimpleNamespace(family=family, parallel=True, per_layer=None, residual_scale=0.5, norm_eps=0.0)
     gain = np.full(3, 3, np.float32)
     plan = SimpleNamespace(mixer=1, ffn=1)
     layer = SimpleNamespace(
-        attn_norm=None, mixer=None, ffn=None, ffn_norm=None,
+        attn_norm=None, output_scale=None, mixer=None, ffn=None, ffn_norm=None,
         post_attention_norm=model.Norm(gain, None), post_ffw_norm=model.Norm(gain, None),
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments of what writes a file: the final name has the older file or the new one, whole."""
+"""SIGKILL at random moments of what writes a file: the final name has the older file or the new one."""
 
 import json
 import os

@@ -100,7 +100,7 @@ def _with_reasoning(message):
 
 
 def without_object(messages) -> str | None:
-    """What is wrong with the first call whose arguments are no JSON object: many templates take nothing else."""
+    """What is wrong with the first call whose arguments are no JSON object; many templates need one."""
     for n, message in enumerate(messages, 1):
         for call in calls_of(message):
             arguments = call.get("arguments")

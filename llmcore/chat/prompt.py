@@ -198,7 +198,7 @@ def may_be_markup(token: str) -> bool:
 
 
 def _complete(render, messages):
-    """`render(messages)`; ValueError if a system text or the last message is refused or makes no difference."""
+    """`render(messages)`; ValueError if a system text or the last message is refused or left out."""
     system = [message for message in messages if message.get("role") == "system"]
     advice = (
         "this model's chat template has no system role: put that text at the head of the first user message"

@@ -168,7 +168,7 @@ class Told:
         self._splitter = Splitter(self._marks())
 
     def feed(self, piece: str, shown: bool = True) -> Iterator[tuple[str, bool]]:
-        """(text that is certain now, whether it is reasoning); `piece` may be hidden, as control tokens are."""
+        """(text that is certain now, whether it is reasoning); `piece` may be a hidden control token."""
         for text, mark in self._splitter.feed(piece, shown):
             if not self.thinking and text.strip():
                 self._said = True
