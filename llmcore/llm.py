@@ -124,8 +124,8 @@ class LLM:
         stop        strings before which the text ends
         ignore_eos  go on when the model ends its text
         draft       guess at most so many tokens ahead where the text repeats itself: the same text, sooner
-        sampling    temperature=0.8, top_k=40 and so on: the fields of `samplers.options.Sampling`; what is not
-                    given is what the file names, else the default
+        sampling    temperature=0.8, top_k=40 and so on, the fields of `samplers.options.Sampling`; what is
+                    not given is what the file names, else the default
 
         Ends at the model's end of text, before a stop string, after max_tokens, or, with a warning, when the
         context is full. Raises ContextOverflow for a prompt that is too long, ValueError for a value out of

@@ -90,8 +90,9 @@ def keep_min_p(ids, logits, p):
 
 
 def heat(ids, logits, temperature):
-    """Logits over the temperature; first the largest is moved to 0, which no draw sees: it cannot overflow."""
-    with np.errstate(over="ignore"):  # to -inf: near a temperature of 0 nothing else is likely
+    """Logits over the temperature; first the largest is moved to 0, which no draw sees."""
+    # The others may overflow to -inf, which is right: near a temperature of 0 they are not likely.
+    with np.errstate(over="ignore"):
         return ids, (logits.astype(np.float64) - logits.max()) / temperature
 
 

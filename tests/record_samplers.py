@@ -2,7 +2,7 @@
 
     python tests/record_samplers.py TINY.gguf TARGET.json.gz
 
-TINY.gguf is the model of tests/conftest.py's tiny_llama; of it only the vocabulary is read, for DRY's breakers.
+TINY.gguf is the model of tests/conftest.py's tiny_llama; only its vocabulary is read, for DRY's breakers.
 """
 
 import ctypes

@@ -56,7 +56,7 @@ def test_biases_are_added_and_minus_infinity_bans():
 
 @pytest.mark.parametrize(("n", "ids"), [(0.5, [2]), (1, [2, 0]), (1.5, [2, 0, 3]), (3, [2, 0, 3, 1])])
 def test_top_n_sigma(n, ids):
-    # Logits 4, 3, 2, -1: mean 2, variance (4 + 1 + 0 + 9) / 4 = 3.5, sigma 1.871; cuts at 3.06, 2.13, 1.19, -1.6
+    # Logits 4, 3, 2, -1: mean 2, variance 3.5, sigma 1.871; cuts at 3.06, 2.13, 1.19, -1.6
     assert kept(top_n_sigma, Sampling(top_n_sigma=n), np.float32([4, 3, 2, -1])) == ids
 
 
@@ -152,7 +152,7 @@ def test_the_candidates_and_their_order_are_those_of_llama_cpp(i):
     finite = logits > -1e30
     ids, logits = ids[finite], logits[finite]
     assert ids.tolist() == case["ids"]
-    # Recorded to 4 decimals, computed there in float32: a logit of 30 after four operations has 4 x 2^-20 of error.
+    # Recorded to 4 decimals, computed there in float32: four operations on a logit of 30 err by 4 x 2^-20.
     shown = logits[:: max(1, len(logits) // 5)]
     big = np.abs(shown) < 1e4
     np.testing.assert_allclose(shown[big], np.array(case["logits"])[big], atol=1e-4, rtol=1e-5)

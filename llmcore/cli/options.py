@@ -75,7 +75,7 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(";")]
 
 
-SAMPLING = [  # flag, option of Sampling, its value, its type, what it does; flags and defaults are llama.cpp's
+SAMPLING = [  # llama.cpp's flag, option of Sampling, its value, its type, what it does
     ("--temperature", "temperature", "T", float, "0 always takes the most likely token"),
     ("--top-k", "top_k", "K", count(0), "choose among the K most likely tokens; 0 is off"),
     ("--top-p", "top_p", "P", float, "choose among the fewest whose probabilities reach P; 1 is off"),
