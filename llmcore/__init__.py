@@ -1,13 +1,10 @@
-"""llmcore: a minimal LLM inference engine in NumPy. `llmcore.load(path)` opens a model; loader.py begins the
-story.
-"""
+"""llmcore: a minimal LLM inference engine in NumPy. `load` opens a model; loader.py begins the story."""
 
 from importlib import import_module
 
 from .errors import ContextOverflow, ModelFileError, UnsupportedModel
 
-# Imported on first use: `python -m llmcore.loader` must not find its own module loaded already, and needs no
-# engine.
+# Imported on first use: `python -m llmcore.loader` needs no engine, and must not find itself loaded already.
 _HOMES = {"LLM": "llm", "load": "llm", "load_tokenizer": "llm", "Tokenizer": "tokenizer"}
 
 __all__ = [

@@ -41,9 +41,7 @@ class Config:
     context_length: int  # {arch}.context_length: the longest text the model was trained on
     original_context: int  # {arch}.rope.scaling.original_context_length: the one before it was stretched
     vocab_size: int  # the number of tokenizer.ggml.tokens, else {arch}.vocab_size
-    n_spare_layers: (
-        int  # {arch}.nextn_predict_layers: at the end, to guess further tokens with; we never run them
-    )
+    n_spare_layers: int  # {arch}.nextn_predict_layers: at the end, to guess more tokens with; we run none
     d_model: int  # {arch}.embedding_length
     layers: tuple[LayerPlan, ...]  # {arch}.block_count, less the spare ones
     norm_eps: float  # {arch}.attention.layer_norm_rms_epsilon, or layer_norm_epsilon

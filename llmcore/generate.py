@@ -1,5 +1,4 @@
-"""The command `python -m llmcore.generate --model M --prompt P`: open a model, encode the prompt, write,
-print.
+"""The command `python -m llmcore.generate --model M --prompt P`: open, encode, write, print.
 
 With --chat a model that was made for conversations answers the prompt, which is otherwise continued.
 --prompts-file has several prompts continued together, one a line; each line of the output is the text of one,
@@ -69,8 +68,8 @@ def encode(args: argparse.Namespace, llm: LLM, prompt: str, say: Say = lambda te
         system = [] if args.system is None else [{"role": "system", "content": args.system}]
         begun = [] if args.prefill is None else [{"role": "assistant", "content": args.prefill}]
         messages = [*system, {"role": "user", "content": prompt}, *begun]
-        options = {"template": dict(args.template), "continue_final_message": bool(begun)}
-        return encode_chat(llm.tokenizer, messages, **options)
+        template = dict(args.template)
+        return encode_chat(llm.tokenizer, messages, template=template, continue_final_message=bool(begun))
     if llm.tokenizer.chat_template is not None:
         say("note: the prompt is continued, not answered; with --chat this model answers it")
     return llm.encode_prompt(prompt)

@@ -53,9 +53,6 @@ def load(
     arrays, jobs = map_weights(file, config, context_length, way_of(way).empty)
     keep_freed_memory(arrays.output)  # the last of the weights to go
     tokenizer = Tokenizer.from_metadata(file.metadata, file.path)
-    n_tokens, n_rows = tokenizer.vocab_size, config.vocab_size
-    if n_tokens != n_rows:
-        raise ModelFileError(f"{file.path}: the tokenizer has {n_tokens} tokens, but the model {n_rows}")
     fill(jobs, progress)
     return LLM(config, tokenizer, arrays, context_length, why, read_sampling(file.metadata, file.path))
 
@@ -128,8 +125,7 @@ class LLM:
                     not given is what the file names, else the default
 
         Ends at the model's end of text, before a stop string, after max_tokens, or, with a warning, when the
-        context is full. Raises ContextOverflow for a prompt that is too long, ValueError for a value out of
-        range.
+        context is full. Raises ContextOverflow for a prompt that is too long, ValueError for a wrong value.
         """
         options: dict[str, Any] = {"max_tokens": max_tokens, "seed": seed, "ignore_eos": ignore_eos}
         options["draft"] = draft
@@ -167,18 +163,18 @@ class LLM:
     ) -> Iterator[str]:
         """Answer a conversation, messages like {"role": "user", "content": "Hello"}.
 
-        tools                   functions or JSON schemas that the model may call
+        tools                   functions or JSON schemas that the model may call, see `chat.tools_for`
         template                variables that its chat template reads, like {"enable_thinking": False}
         continue_final_message  go on with the last message in place of answering it; yields the rest
         options                 those of `generate`
 
-        `tools` are Python functions or schemas that the model may call, see `chat.tools_for`. Raises what
-        `generate` raises, and what `chat.encode_chat` does.
+        Raises what `generate` raises, and what `chat.encode_chat` does.
         """
         from .chat import encode_chat  # here, because a text that is only continued needs no template
 
-        said = {"tools": tools, "template": template, "continue_final_message": continue_final_message}
-        return self.generate(encode_chat(self.tokenizer, messages, **said), **options)
+        said: dict[str, Any] = {"tools": tools, "template": template}
+        ids = encode_chat(self.tokenizer, messages, continue_final_message=continue_final_message, **said)
+        return self.generate(ids, **options)
 
     def texts(self, prompts: Iterable[str | Sequence[int]], *, batch: int, stop=(), **options) -> Iterator:
         """What `generate_batch` is made of: each text with the tokens it consists of, and why it ended."""
@@ -197,8 +193,7 @@ class LLM:
         """What `generate` is made of: each token chosen, with its logits; `options` are those of `writer`.
 
         A caller may bring a `cache` that holds the first tokens of the prompt, at most all but the last: only
-        the rest is processed. With drafts it may be ahead of the text afterwards: truncate it before the next
-        use.
+        the rest is processed. With drafts it may end up ahead of the text: truncate it before its next use.
         """
         writer = self.writer(prompt, **options)
         cache = self.empty_cache() if cache is None else cache

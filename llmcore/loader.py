@@ -40,8 +40,7 @@ from .formats.cursor import Cursor
 from .formats.mistaken import PIECE, address, cut_short, format_of, joined_parts
 from .metadata import Keys
 
-# Type of a tensor: id -> (name, weights in a block, bytes in a block). Missing ids were withdrawn from the
-# format.
+# Type of a tensor: id -> (name, weights in a block, bytes in a block). Missing ids were withdrawn.
 TENSOR_TYPES = {
     0: ("F32", 1, 4),         1: ("F16", 1, 2),         30: ("BF16", 1, 2),       28: ("F64", 1, 8),
     24: ("I8", 1, 1),         25: ("I16", 1, 2),        26: ("I32", 1, 4),        27: ("I64", 1, 8),
@@ -78,11 +77,8 @@ class Tensor:
     @property
     def matrix(self) -> "Tensor":
         """The same with two dimensions: all rows one below the other."""
-        return replace(
-            self,
-            shape=(math.prod(self.shape[:-1]), self.shape[-1]),
-            data=self.data.reshape(-1, self.data.shape[-1]),
-        )
+        data = self.data.reshape(-1, self.data.shape[-1])
+        return replace(self, shape=(len(data), self.shape[-1]), data=data)
 
     def part(self, i: int) -> "Tensor":
         """One of the tensors that lie one behind another along the first axis, such as an expert's matrix."""
@@ -104,8 +100,7 @@ class GGUF:
 
 
 def give_back(data: np.ndarray) -> None:
-    """Take a part of a tensor's `data` off our account: the system maps its pages anew if they are read
-    again.
+    """Take a part of a tensor's `data` off our account: its pages are mapped anew if they are read again.
 
     Pages of a mapped file count as memory of the process that has read them, though the system may drop them.
     """

@@ -25,13 +25,9 @@ class Text(NamedTuple):
 
 
 def sample(
-    logits_V: np.ndarray,
-    so_far: Sequence[int],
-    sampling: Sampling,
-    rng: np.random.Generator,
-    breakers: Mapping[int, Sequence] | None = None,
+    logits_V: np.ndarray, so_far: Sequence[int], sampling: Sampling, rng: np.random.Generator, breakers=None
 ) -> int:
-    """Choose the next token from its logits (V,); `so_far` are the tokens before it, for the penalties."""
+    """Choose the next token from its logits (V,); the rest is for filters, see `Text`."""
     text = Text(so_far, rng, breakers or {})
     ids, logits = np.arange(len(logits_V)), logits_V
     for name in filters_on(sampling):
@@ -48,8 +44,7 @@ def filters_on(sampling: Sampling) -> list[str]:
     """The names of the filters that do anything, in their order."""
     s = sampling
     penalties = (s.repeat_penalty, s.frequency_penalty, s.presence_penalty) != (1, 0, 0)
-    # Of the filters that cut, only these two may drop the most likely token; without them, and without a
-    # draw, none of them matters.
+    # Without a draw a filter that cuts matters only beside one of these two, which may drop the likeliest.
     cut = s.temperature > 0 or s.typical_p < 1 or s.xtc_probability > 0
     on = {
         "penalties": s.penalty_last_n and penalties,

@@ -13,8 +13,7 @@ from .sampling import Sampling, sample
 from .tokenizers.streaming import CONTEXT_FULL, END_OF_TEXT, MAX_TOKENS, Token
 from .weights import Weights
 
-# A guesser gets the ids so far and how many tokens it may guess at most; it returns its guess at the next
-# ones.
+# A guesser gets the ids so far and how many tokens it may guess at most; it returns its guess.
 Guesser = Callable[[Sequence[int], int], list[int]]
 
 
@@ -22,8 +21,8 @@ def finite(logits: np.ndarray, n_tokens: int) -> None:
     """Raises ModelFileError for logits that are not finite: whatever followed from them would be noise."""
     if not np.isfinite(logits.max()):
         raise ModelFileError(
-            f"the logits after {n_tokens} tokens are not finite numbers: weights of the model are damaged (a scale"
-            " of a block may be infinite or no number); fetch the file again"
+            f"the logits after {n_tokens} tokens are not finite numbers: weights of the model are damaged"
+            " (a scale of a block may be infinite or no number); fetch the file again"
         )
 
 
@@ -48,10 +47,8 @@ class Writer:
 
         Raises ValueError for a number out of range.
         """
-        max_tokens, seed = (
-            whole("max_tokens", max_tokens),
-            seed if seed is None else whole("seed", seed, least=0),
-        )
+        max_tokens = whole("max_tokens", max_tokens)
+        seed = None if seed is None else whole("seed", seed, least=0)
         self.ids, self.n_prompt = array("i", prompt_ids), len(prompt_ids)
         self.sampling, self.rng, self.end_ids = sampling, np.random.default_rng(seed), end_ids
         self.breakers = breakers
@@ -59,7 +56,7 @@ class Writer:
         self.n_left, self.last_end = (max_tokens, MAX_TOKENS) if max_tokens <= room else (room, CONTEXT_FULL)
 
     def choose(self, logits_V: np.ndarray) -> Token:
-        """The next token, from the logits after the last; it is appended to the ids. Raises as `finite` does."""
+        """The next token, from the logits after the last; appended to the ids. Raises as `finite` does."""
         finite(logits_V, len(self.ids))
         token_id = sample(logits_V, self.ids, self.sampling, self.rng, self.breakers)
         self.ids.append(token_id)

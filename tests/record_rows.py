@@ -95,7 +95,7 @@ def text_of(name: str) -> tuple[np.ndarray, list[int]]:
 
 
 def logits(path: Path, ids: np.ndarray) -> np.ndarray:
-    """What llama.cpp computes with the file's own numbers for YaRN; the package puts others in their place."""
+    """What llama.cpp computes with the file's own numbers for YaRN; the package puts others there."""
     from llama_cpp import Llama  # only the environment that records has it
 
     own = {"yarn_beta_fast": -1.0, "yarn_beta_slow": -1.0, "yarn_attn_factor": -1.0, "yarn_ext_factor": -1.0}

@@ -186,7 +186,9 @@ def test_the_profile_counts_calls(tables):
         assert linear[f"linear {name}"] == 3
     assert linear["linear output"] == 1
     assert tables["prefill 16"]["rooms"]["linear"]["linear ffn_up"]["calls"] == 3 / 16
-    assert tables["decode 4"]["rooms"]["ops"]["swiglu"]["calls"] == 3  # which is called through a table
+    assert (
+        tables["decode 4"]["rooms"]["ffn.activations"]["swiglu"]["calls"] == 3
+    )  # which is called through a table
 
 
 def test_time_in_a_callee_is_not_the_caller_s(monkeypatch):

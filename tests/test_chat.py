@@ -1,4 +1,4 @@
-"""Messages -> prompt: the same as transformers renders; and neither the template nor the user can break out."""
+"""Messages -> prompt, as transformers renders it; and neither the template nor the user can break out."""
 
 import gzip
 import json

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from datetime import datetime
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from rewrite import rewrite
 
 import llmcore
 from llmcore.chat import encode_chat
+from llmcore.chat import prompt as chat_prompt
 from llmcore.chat import template as chat
 from llmcore.chat.messages import plain_messages
 
@@ -75,12 +77,19 @@ FORMS = {  # what a caller writes, and the same in the plainest form
 
 @pytest.fixture
 def in_process(monkeypatch):
-    """Render in this process, where it is as fast as a function call."""
+    """Render in this process, where it is as fast as a function call, and at one time."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls):
+            return cls(2026, 7, 26, 12, 30)
 
     def run(command, input, **_):
         return SimpleNamespace(stdout=json.dumps(chat._answer(**json.loads(input))))
 
     monkeypatch.setattr(chat.subprocess, "run", run)
+    for room in (chat, chat_prompt):
+        monkeypatch.setattr(room, "datetime", Clock)
 
 
 @pytest.fixture(scope="module")

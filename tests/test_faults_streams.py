@@ -20,7 +20,10 @@ ENVIRONMENT = os.environ | {
     "MODEL": MODEL,
     "LC_ALL": "C.UTF-8",
 }
-GENERATE = '"$PYTHON" -m llmcore.generate --model "$MODEL" --prompt hello --max-tokens 8 --temperature 0 --ignore-eos'
+GENERATE = (
+    '"$PYTHON" -m llmcore.generate --model "$MODEL" --prompt hello'
+    " --max-tokens 8 --temperature 0 --ignore-eos"
+)
 INSPECT = '"$PYTHON" -m llmcore inspect "$MODEL"'
 SHELL = pytest.mark.skipif(os.name != "posix", reason="these are redirections of a POSIX shell")
 FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import pytest
 
 import llmcore
-from llmcore import threads
 from llmcore.speed import machine
 from llmcore.speed.machine import available_memory, physical_cores, use_threads
 from llmcore.threads import each, evenly, for_threads, n_threads
@@ -277,29 +276,6 @@ def test_after_an_exception_nobody_takes_up_the_rest(in_main):
     with pytest.raises(KeyboardInterrupt):
         each(work, range(1000))
     assert len(done) < 999
-
-
-def test_a_thread_that_cannot_be_started_leaves_nothing_undone_behind():
-    use_threads(3)
-    starts, done = [], []
-
-    class Pool:
-        def submit(self, run):
-            starts.append(run)
-            if len(starts) == 2:
-                raise RuntimeError("can't start new thread")
-            return pool.submit(run)
-
-    pool = threads._Team.pool
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(threads._Team, "pool", Pool())
-        with pytest.raises(RuntimeError, match="can't start new thread"):
-            each(lambda i: (time.sleep(0.01), done.append(i)), range(1000))
-    n_done = len(done)
-    time.sleep(0.05)
-    assert len(done) == n_done < 1000  # the one that was started is waited for
-    each(done.append, range(5))  # and the threads are free again
-    assert len(done) == n_done + 5
 
 
 @pytest.mark.parametrize("threads", [1, 2])

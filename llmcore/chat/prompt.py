@@ -152,7 +152,7 @@ class Disarm:
         found = {text: i for text, i in types.items() if text not in markup}
         plain = replace(tokenizer, user_defined=type(tokenizer.special)(found, tokenizer.special.strips))
         table = {ord(stand_in): head for head, stand_in in self.stand_ins.items()}
-        ids = []
+        ids: list[int] = []
         for piece in pieces:
             is_token = isinstance(piece, int)
             ids += [piece] if is_token else plain.encode(piece.translate(table), add_special=False)

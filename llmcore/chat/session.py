@@ -84,7 +84,9 @@ class Session:
         # One token at least is left to process: its logits choose the next.
         n_cached = self._cache.truncate(min(n_equal(self._ids, ids), len(ids) - 1))
         self._ids = list(ids)
-        times, said, thought, end = [time.perf_counter()], [], [], CLOSED
+        said: list[str] = []
+        thought: list[str] = []
+        times, end = [time.perf_counter()], CLOSED
         try:
             for token, event in self._events(ids, seed, times):
                 end = token.end or end

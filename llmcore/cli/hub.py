@@ -187,7 +187,7 @@ def remote_files(name: Name) -> dict[str, RemoteFile]:
             )
         if re.search(r"(^|/)(\.*)(/|$)|[\\:]", file.rfilename):
             raise HubError(f"{name.repo}: {file.rfilename!r} is no file name that is safe to write to")
-        files[file.rfilename] = RemoteFile(file.rfilename, info.sha, file.size, str(checksum))
+        files[file.rfilename] = RemoteFile(file.rfilename, str(info.sha), file.size, str(checksum))
     if not group(files):
         raise HubError(f"{name.repo} has no GGUF file; such repositories are often called {name.repo}-GGUF")
     return files

@@ -52,10 +52,11 @@ def draft_tokens(text: str) -> int:
 
 def bias(text: str) -> tuple[int, float]:
     """An argument type: TOKEN_ID+BIAS or TOKEN_ID-BIAS."""
-    parts = re.fullmatch(r"(\d+)([+-].+)", text)
+    found = re.fullmatch(r"(\d+)([+-].+)", text)
     try:
-        return int(parts[1]), float(parts[2])
-    except (TypeError, ValueError):
+        token_id, size = found.groups() if found else ("", "")
+        return int(token_id), float(size)
+    except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not TOKEN_ID+BIAS or TOKEN_ID-BIAS") from None
 
 
@@ -75,7 +76,9 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(";")]
 
 
-SAMPLING = [  # llama.cpp's flag, option of Sampling, its value, its type, what it does
+SAMPLING: list[
+    tuple[str, str, str, Any, str]
+] = [  # llama.cpp's flag, option of Sampling, its value, its type, what it does
     ("--temperature", "temperature", "T", float, "0 always takes the most likely token"),
     ("--top-k", "top_k", "K", count(0), "choose among the K most likely tokens; 0 is off"),
     ("--top-p", "top_p", "P", float, "choose among the fewest whose probabilities reach P; 1 is off"),
@@ -118,7 +121,9 @@ SAMPLING = [  # llama.cpp's flag, option of Sampling, its value, its type, what 
     ("--dry-penalty-last-n", "dry_penalty_last_n", "N", count(0), "... among the last N; 0 is off"),
     ("--samplers", "sequence", "A;B;...", names, "the filters in their order; the others are off"),
 ]
-REPEATED = [  # the same for what may be repeated, and is put together by `sampling_given`
+REPEATED: list[
+    tuple[str, str, str, Any, str]
+] = [  # the same for what may be repeated, and is put together by `sampling_given`
     (
         "--logit-bias",
         "logit_bias",

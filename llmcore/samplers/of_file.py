@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ def read_keys(metadata: dict, path) -> dict:
         value = metadata.get(f"general.sampling.{key}")
         if value is None:
             continue
-        default = known[name].default
+        default: Any = known[name].default
         try:
             if name == "sequence":
                 value = _sequence(value, lambda what: warn("sequence", what))

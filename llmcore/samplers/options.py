@@ -58,8 +58,9 @@ def sampling_of(file: dict, given: dict) -> Sampling:
     that is no option.
     """
     known = [option.name for option in fields(Sampling)]
-    if unknown := given.keys() - {*known}:
-        raise ValueError(f"{min(unknown)} is no option of sampling; there are {', '.join(known)}")
+    for name in sorted(given.keys() - {*known}):
+        other = "; LLM.chat takes tools" if name == "tools" else ""
+        raise ValueError(f"there is no option {name!r}{other}; of sampling there are {', '.join(known)}")
     return Sampling(**file | given)
 
 
