@@ -5,12 +5,20 @@ totals.
 import itertools
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
+from ..config import Config, read_config
+from ..errors import ModelFileError
 from ..loader import GGUF, Tensor, read_gguf
+from ..mixers import kind_of
+from ..mixers.attention import Attention
+from ..mixers.latent import Latent
+from ..model import empty_cache
 from .command import on_one_line, status_of
 from .options import Parser
 
@@ -35,6 +43,37 @@ def describe(gguf: GGUF, width: int = 100) -> Iterator[str]:
     if tensors:
         yield f"\nTOTAL: {len(tensors)} tensors"
         yield from _table(_total_rows(tensors, size), "<>>>>>")
+        with suppress(ModelFileError):  # of another kind of model, or for us to refuse: the listing stands
+            yield f"\nLAYERS: {layers_and_cache(read_config(gguf.metadata, gguf.path))}"
+
+
+def layers_and_cache(config: Config) -> str:
+    """What kinds of layers there are, and what a text costs in the cache, in a line."""
+    plans = [plan.mixer for plan in config.layers]
+    kinds = Counter("no mixer" if p is None else kind_of(p).__name__.rpartition(".")[2] for p in plans)
+    states = [array for layer in empty_cache(config).layers for array in layer.arrays]
+    always, windowed = 0, Counter[int]()
+    for plan in plans:
+        window = getattr(getattr(plan, "attention", plan), "window", None)
+        if window is None:
+            always += row_bytes(plan)
+        else:
+            windowed[window] += row_bytes(plan)
+    parts = [f"{n} {name}" for name, n in kinds.items()]
+    cost = [f"{_size(always + sum(windowed.values()))} a token"]
+    cost += [f"{_size(n)} of it for the last {window} tokens alone" for window, n in windowed.items()]
+    cost += [f"states of {_size(sum(array.nbytes for array in states))}"] if states else []
+    return f"{', '.join(parts)} | cache: {', '.join(cost)}"
+
+
+def row_bytes(plan: Any) -> int:
+    """Bytes that a layer of this plan adds to the cache with each token; 0 for recurrent ones."""
+    plan = getattr(plan, "attention", plan)
+    if isinstance(plan, Latent):
+        return 4 * (plan.rank + plan.n_position)
+    if isinstance(plan, Attention) and plan.rows_of is None:
+        return 4 * plan.n_kv_heads * (plan.key_length + plan.value_length)
+    return 0
 
 
 def _body_rows(tensors: Iterator[Tensor], size: int) -> Iterator[tuple[str, ...]]:
