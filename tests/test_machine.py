@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 import llmcore
+from llmcore import threads
 from llmcore.speed import machine
 from llmcore.speed.machine import available_memory, physical_cores, use_threads
 from llmcore.threads import each, evenly, for_threads, n_threads
@@ -276,6 +277,24 @@ def test_after_an_exception_nobody_takes_up_the_rest(in_main):
     with pytest.raises(KeyboardInterrupt):
         each(work, range(1000))
     assert len(done) < 999
+
+
+@pytest.mark.parametrize("n_started", [0, 1])
+def test_where_no_thread_can_be_started_fewer_do_the_work(n_started, monkeypatch):
+    use_threads(3)
+    starts, done, pool = [], [], threads._Team.pool
+
+    class Pool:
+        def submit(self, run):
+            starts.append(run)
+            if len(starts) > n_started:
+                raise RuntimeError("can't start new thread")
+            return pool.submit(run)
+
+    monkeypatch.setattr(threads._Team, "pool", Pool())
+    each(done.append, range(1000))
+    assert sorted(done) == list(range(1000))
+    assert len(starts) == n_started + 1
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -1,5 +1,6 @@
 """quants: every format against the gguf package, some blocks worked out by hand, and the errors."""
 
+import ast
 import tracemalloc
 
 import numpy as np
@@ -10,6 +11,7 @@ from gguf import quants as gguf_quants
 
 from llmcore import quants
 from llmcore.errors import UnsupportedModel
+from llmcore.quants import FORMATS, dequantize, unpack
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:invalid value:RuntimeWarning", "ignore:overflow:RuntimeWarning"
@@ -255,3 +257,18 @@ def test_a_gguf_package_too_old_for_a_type(monkeypatch):
     monkeypatch.setattr(gguf_quants, "dequantize", dequantize)
     with pytest.raises(UnsupportedModel, match="NVFP4 needs a newer gguf"):
         quants.dequantize(np.zeros((1, 36), np.uint8), "NVFP4")
+
+
+def test_expanding_reads_no_source(monkeypatch):
+    """NumPy reads "16u1" by `ast`, in which threads of Python 3.11 disturb each other."""
+
+    def refuse(*_, **__):
+        raise SystemError("AST constructor recursion depth mismatch")
+
+    monkeypatch.setattr(ast, "literal_eval", refuse)
+    with pytest.raises(SystemError):
+        np.dtype([("q", "16u1")])
+    for kind in FORMATS:
+        raw = random_blocks(kind, 3)
+        assert_same_bits(dequantize(raw, kind), by_gguf(raw, kind))
+        unpack(raw, kind)

@@ -61,35 +61,38 @@ class Format(NamedTuple):
     file: str  # of formats/, which holds the decoder
     weights: int  # in a block
     group: int  # weights that share a scale
-    fields: str  # name and type of each, in the order of the file; "16u1" is 16 bytes
-
-    @property
-    def dtype(self) -> np.dtype:
-        """One block."""
-        return np.dtype([tuple(field.split()) for field in self.fields.split(", ")])
+    dtype: np.dtype  # of a block
 
     @property
     def has_offset(self) -> bool:
         """Whether weights are q * scale + offset."""
-        return "offset" in self.fields
+        return "offset" in (self.dtype.names or ())
+
+
+def fields(text: str) -> np.dtype:
+    """The name and type of each field, in the order of the file; "16u1" is 16 bytes.
+
+    Made once, at import: NumPy reads "16u1" by `ast`, which fails when threads of Python 3.11 call it together.
+    """
+    return np.dtype([tuple(field.split()) for field in text.split(", ")])
 
 
 FORMATS = {
-    "Q4_0": Format("simple", 32, 32, "scale <f2, q 16u1"),
-    "Q4_1": Format("simple", 32, 32, "scale <f2, offset <f2, q 16u1"),
-    "Q5_0": Format("simple", 32, 32, "scale <f2, high <u4, low 16u1"),
-    "Q5_1": Format("simple", 32, 32, "scale <f2, offset <f2, high <u4, low 16u1"),
-    "Q8_0": Format("simple", 32, 32, "scale <f2, q 32i1"),
-    "Q2_K": Format("k", 256, 16, "scales 16u1, q 64u1, scale <f2, offset <f2"),
-    "Q3_K": Format("k", 256, 16, "high 32u1, low 64u1, scales_low 8u1, scales_high 4u1, scale <f2"),
-    "Q4_K": Format("k", 256, 32, "scale <f2, offset <f2, scales 4u1, offsets 4u1, rest 4u1, q 128u1"),
+    "Q4_0": Format("simple", 32, 32, fields("scale <f2, q 16u1")),
+    "Q4_1": Format("simple", 32, 32, fields("scale <f2, offset <f2, q 16u1")),
+    "Q5_0": Format("simple", 32, 32, fields("scale <f2, high <u4, low 16u1")),
+    "Q5_1": Format("simple", 32, 32, fields("scale <f2, offset <f2, high <u4, low 16u1")),
+    "Q8_0": Format("simple", 32, 32, fields("scale <f2, q 32i1")),
+    "Q2_K": Format("k", 256, 16, fields("scales 16u1, q 64u1, scale <f2, offset <f2")),
+    "Q3_K": Format("k", 256, 16, fields("high 32u1, low 64u1, scales_low 8u1, scales_high 4u1, scale <f2")),
+    "Q4_K": Format("k", 256, 32, fields("scale <f2, offset <f2, scales 4u1, offsets 4u1, rest 4u1, q 128u1")),
     "Q5_K": Format(
-        "k", 256, 32, "scale <f2, offset <f2, scales 4u1, offsets 4u1, rest 4u1, high 32u1, low 128u1"
+        "k", 256, 32, fields("scale <f2, offset <f2, scales 4u1, offsets 4u1, rest 4u1, high 32u1, low 128u1")
     ),
-    "Q6_K": Format("k", 256, 16, "low 128u1, high 64u1, scales 16i1, scale <f2"),
-    "IQ4_NL": Format("other", 32, 32, "scale <f2, q 16u1"),
-    "IQ4_XS": Format("other", 256, 32, "scale <f2, scales_high <u2, scales_low 4u1, q 128u1"),
-    "MXFP4": Format("other", 32, 32, "exponent u1, q 16u1"),
-    "TQ1_0": Format("other", 256, 256, "q32 32u1, q16 16u1, q4 4u1, scale <f2"),
-    "TQ2_0": Format("other", 256, 256, "q 64u1, scale <f2"),
+    "Q6_K": Format("k", 256, 16, fields("low 128u1, high 64u1, scales 16i1, scale <f2")),
+    "IQ4_NL": Format("other", 32, 32, fields("scale <f2, q 16u1")),
+    "IQ4_XS": Format("other", 256, 32, fields("scale <f2, scales_high <u2, scales_low 4u1, q 128u1")),
+    "MXFP4": Format("other", 32, 32, fields("exponent u1, q 16u1")),
+    "TQ1_0": Format("other", 256, 256, fields("q32 32u1, q16 16u1, q4 4u1, scale <f2")),
+    "TQ2_0": Format("other", 256, 256, fields("q 64u1, scale <f2")),
 }
