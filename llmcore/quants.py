@@ -20,12 +20,7 @@ from .formats.foreign import FOREIGN, expand_foreign
 
 # Weights expanded at a time: few enough for the cache, many enough to hide the cost of NumPy calls.
 TILE = 1 << 18
-FLOATS: dict[str, np.dtype] = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<u2"),
-    "BF16": np.dtype("<u2"),
-}
+FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<u2", "BF16": "<u2"}  # 16-bit ones as the bits they are
 SUPPORTED = (*FLOATS, *FORMATS, *FOREIGN)
 # A look-up among all 65,536 float16 numbers is faster than NumPy's own conversion.
 FLOAT16 = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
@@ -84,7 +79,7 @@ def block_of(type: str, byte_order: str) -> tuple[np.dtype, int]:
     if type in FORMATS:
         dtype, weights = FORMATS[type].dtype, FORMATS[type].weights
     elif type in FLOATS:
-        dtype, weights = FLOATS[type], 1
+        dtype, weights = np.dtype(FLOATS[type]), 1
     elif type in FOREIGN:
         size, weights = FOREIGN[type]
         dtype = np.dtype(f"V{size}")

@@ -72,7 +72,7 @@ class Format(NamedTuple):
 def fields(text: str) -> np.dtype:
     """The name and type of each field, in the order of the file; "16u1" is 16 bytes.
 
-    Made once, at import: NumPy reads "16u1" by `ast`, which fails when threads of Python 3.11 call it together.
+    Made once, at import: NumPy reads "16u1" by `ast`, which fails if threads of Python 3.11 meet in it.
     """
     return np.dtype([tuple(field.split()) for field in text.split(", ")])
 
