@@ -116,9 +116,8 @@ def test_what_is_wrong_is_refused_before_anything_runs(llama, arguments, error, 
         llama.generate_batch(**({"prompts": ["x"], "max_tokens": 1} | arguments))
 
 
-@pytest.mark.parametrize(
-    "file", [file if "SmolLM2" in file else pytest.param(file, marks=pytest.mark.slow) for file in REAL]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("file", REAL)
 def test_real_models_write_the_same_together(file):
     llm = real_model(file)
     prompts, how = [case["prompt"] for case in REAL[file]], Sampling(temperature=0)

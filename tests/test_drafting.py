@@ -221,7 +221,11 @@ def test_a_draft_of_nothing_is_refused(llama, draft):
 
 @pytest.mark.parametrize(
     ("file", "case"),
-    [(file, case) for file in REAL for case in REAL[file]],
+    [
+        pytest.param(file, case, marks=[pytest.mark.slow] * (i > 0))
+        for file in REAL
+        for i, case in enumerate(REAL[file])
+    ],
     ids=lambda x: x if isinstance(x, str) else x["name"],
 )
 def test_real_models_write_the_same_with_drafts(file, case):

@@ -187,17 +187,16 @@ def test_an_exception_leaves_all_caches_of_a_pass_as_they_were(llama, monkeypatc
     assert_same_logits(logits_TV[1], llama.logits([9, 10, 7])[-1])
 
 
-# Mapped matrices are slow (10 tokens a second): a few tokens of the two shortest prompts.
+# In each way the first prompt, or two, and the others in the slow tests; of mapped matrices, which take
+# 0.1 s a token, a few tokens.
 @pytest.mark.parametrize(
     ("file", "case", "way", "max_tokens"),
-    [(file, case, "float32", 48) for file in REAL for case in REAL[file]]
-    + [(file, case, "int8", 48) for file in REAL for case in REAL[file][:3]]
-    + [
-        pytest.param(file, case, "int8", 48, marks=pytest.mark.slow)
+    [
+        pytest.param(file, case, way, n_tokens, marks=[pytest.mark.slow] * (i >= n_quick))
         for file in REAL
-        for case in REAL[file][3:]
-    ]
-    + [(file, case, "mapped", 16) for file in REAL for case in REAL[file][:2]],
+        for way, n_tokens, n_quick in (("float32", 48, 2), ("int8", 48, 1), ("mapped", 16, 1))
+        for i, case in enumerate(REAL[file])
+    ],
     ids=lambda x: x["name"] if isinstance(x, dict) else str(x),
 )
 def test_real_models_are_exact(file, case, way, max_tokens):

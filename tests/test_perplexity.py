@@ -42,7 +42,9 @@ def run(*arguments):
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [*MODELS[:1], *(pytest.param(m, marks=pytest.mark.slow) for m in MODELS[1:])]
+)
 def test_first_chunks_are_those_of_llama_cpp(name, public_text):
     llm = real_model(name)
     ids_CT, left = perplexity.chunks(llm, public_text, CONTEXT)
