@@ -142,9 +142,7 @@ class Disarm:
         return self._text(value) if isinstance(value, str) else value
 
     def finish(self, text: str) -> list[int]:
-        """The ids of a prompt that the template made of disarmed messages, with one BOS if the model wants
-        it.
-        """
+        """The ids of a prompt made of disarmed messages, with one BOS if the model wants it."""
         tokenizer = self.tokenizer
         pieces, types = tokenizer.special.split(text), tokenizer.user_defined.ids
         written = {tokenizer.tokens[piece] for piece in pieces if isinstance(piece, int)}

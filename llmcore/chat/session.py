@@ -200,9 +200,7 @@ class Told:
 
 
 def as_message(said: str, thought: str, markers: Reasoning) -> dict:
-    """An answer as a message, its thought apart: the template decides which thoughts of earlier answers it
-    repeats.
-    """
+    """An answer as a message, its thought apart: the template decides which of these it repeats."""
     thought = thought.strip().removeprefix(markers.open).removesuffix(markers.close).strip()
     if not thought:
         return {"role": "assistant", "content": said}

@@ -118,9 +118,7 @@ def _answer(template, variables, now):
 
 
 class Arguments(dict):
-    """The arguments of a call: an object to the templates that write it with tojson, JSON to those that take
-    a text.
-    """
+    """The arguments of a call: an object to templates that write it with tojson, JSON to the others."""
 
     def __str__(self):
         return json.dumps(self, ensure_ascii=False)

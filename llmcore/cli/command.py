@@ -86,9 +86,7 @@ def command_line(parser: argparse.ArgumentParser, run, argv=None, check=lambda a
 
 
 def note(text: str, dim: bool = False) -> None:
-    """Write a line to standard error. What it quotes may come from a stranger, so it is one line of plain
-    text.
-    """
+    """Write a line to standard error; what it quotes may be a stranger's, so it is plain text on one line."""
     text = on_one_line(text)
     print(dimmed(text) if dim else text, file=sys.stderr, flush=True)
 
@@ -160,9 +158,7 @@ def on_one_line(text: str) -> str:
 
 
 def open_model(args: argparse.Namespace, say: Say) -> tuple[LLM, float]:
-    """The model that was asked for, fetched if it has a name and is not here, and the seconds it took to
-    load.
-    """
+    """The model that was asked for, fetched if need be, and the seconds it took to load."""
     path = find_model(args.model, say, args.quiet)
     begin = time.perf_counter()
     options = {"weights": args.weights, "context_length": args.context, "threads": args.threads}

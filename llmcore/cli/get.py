@@ -53,9 +53,7 @@ NAMES = f"{', '.join(CATALOGUE)}, or hf:ORG/REPO[/FILE.gguf or :TYPE][@REVISION]
 
 
 def get(name: str, say, progress: bool = True) -> Path:
-    """The file of the model called `name`, fetched if it is not there. Raises ValueError, OSError,
-    ImportError.
-    """
+    """The file of the model called `name`, fetched if need be. Raises ValueError, OSError, ImportError."""
     if name.startswith(hub.HUB):
         return hub.model_file(name, command.MODELS, say, progress)
     if name not in CATALOGUE:
@@ -142,9 +140,7 @@ def sha256(path: Path) -> str:
 
 
 def fetch_from_hub(text: str, say) -> None:
-    """Put the file, or the parts, that a name on the hub means into models/hf/; list what there is if it
-    names none.
-    """
+    """Put what a name on the hub means into models/hf/; list what there is if it means none."""
     name = hub.parse(text)
     if name.file is None and name.type is None:
         print("\n".join(map(command.on_one_line, hub.listing(name))))

@@ -39,9 +39,7 @@ TYPE = re.compile(
 
 @dataclass(frozen=True)
 class Name:
-    """What a user may call a model on the hub: hf:ORG/REPO, and perhaps /FILE.gguf or :TYPE, and perhaps
-    @REVISION.
-    """
+    """What a user may call a model on the hub: hf:ORG/REPO[/FILE.gguf or :TYPE][@REVISION]."""
 
     repo: str
     file: str | None = None
@@ -88,9 +86,7 @@ def model_file(text: str, models: Path, say: Callable[[str], None], progress: bo
 
 
 def fetch(name: Name, models: Path, say: Callable[[str], None], progress: bool = True) -> Path:
-    """Bring the model's file, or all its parts, into the folder; what is there and right is kept. The (first)
-    file.
-    """
+    """Bring the model's file, or all its parts, into the folder; returns the (first) file."""
     files = remote_files(name)
     first = the_one(name, files)
     folder = name.folder(models)
@@ -142,9 +138,7 @@ def group(paths: Iterable[str]) -> dict[str, list[str]]:
 
 
 def choose(name: Name, models: dict[str, list[str]]) -> list[str]:
-    """The models that a name may mean: of the file, of the type, else of the default type if there is one,
-    else all.
-    """
+    """The models that a name may mean: of the file, of the type, of the default type, else all."""
     if name.file is not None:
         return [first for first, parts in models.items() if name.file in parts]
     typed = re.compile(rf"(?<![^\W_]){re.escape(name.type or DEFAULT)}(?!\w)[^/]*", re.I)
@@ -279,9 +273,7 @@ def download(name: Name, file: RemoteFile, part: Path, progress: bool) -> None:
 
 
 class Part(io.FileIO):
-    """A file that is only ever added to. A web page in place of the bytes to come is refused, and costs none
-    it has.
-    """
+    """A file that is only ever added to; a web page in place of what is to come is refused."""
 
     anew = False  # whether what comes next is the beginning of the whole file
 
@@ -330,9 +322,7 @@ def is_right(path: Path, file: RemoteFile, progress: bool) -> bool:
 
 @contextmanager
 def plain_errors(name: Name) -> Iterator[None]:
-    """Turns the library's errors into a HubError that says in one line what to do; ImportError without the
-    library.
-    """
+    """Turns the library's errors into a HubError that says what to do; ImportError where it is missing."""
     try:
         from huggingface_hub import constants, errors
         from huggingface_hub.utils import logging

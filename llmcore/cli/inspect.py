@@ -100,9 +100,7 @@ def _table(rows: Iterable[tuple[str, ...]], alignments: str) -> Iterator[str]:
 
 
 def _show(value: Any, width: int, type_: str = "") -> str:
-    """A metadata value on one line, cut to the width; strings are quoted, so that control characters are
-    escaped.
-    """
+    """A metadata value on one line, cut to the width; strings are quoted and escaped."""
     if isinstance(value, str):
         return _cut(repr(value[:width]), width)
     if isinstance(value, list | np.ndarray):

@@ -17,9 +17,7 @@ ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 
 
 class Parser(argparse.ArgumentParser):
-    """Reads a command line. What it prints is written or an error; argparse's own takes a full disk for
-    success.
-    """
+    """Reads a command line; argparse's own takes a full disk, where help cannot be printed, for success."""
 
     def _print_message(self, message, file=None):
         print(message, end="", file=file or sys.stderr, flush=True)

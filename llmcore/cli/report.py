@@ -28,9 +28,7 @@ class Clock:
 
 
 def timings(times: list[float], n_prompt: int, end: str, n_cached: int = 0) -> str:
-    """One line: how long the prompt took, of which n_cached tokens were known, how long the text, and how it
-    ended.
-    """
+    """One line: how long the prompt took, n_cached of it known, how long the text, and how it ended."""
     n_tokens = len(times) - 1
     prompt = f"prompt {n_prompt} tokens" + (f" after {n_cached} in the cache" if n_cached else "")
     if n_tokens == 0:

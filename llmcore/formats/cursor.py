@@ -106,9 +106,7 @@ class Cursor:
         return (values[0] if kind == STRING else values.item()), name
 
     def array(self, depth: int = 1) -> tuple[Any, str]:
-        """Read an array, `depth` deep in others: its item type, its count, its items; returns it and its
-        type.
-        """
+        """Read an array, `depth` deep in others; returns it and its type."""
         if depth > MAX_NESTING:
             raise self.error(f"has arrays nested more than {MAX_NESTING} deep")
         kind, count = self.number("I"), self.number("Q")

@@ -67,9 +67,7 @@ def attend(q_KTGH, k_KSH, v_KSV, window=None, cap=None, sinks_N=None):
 
 
 def attend_block(q_KBGH, k_KSH, v_KSV, window, cap, sinks_K1G1):
-    """`attend` for B queries that belong to the last B of the S keys: exp(q k^T - max) v / sum(exp(q k^T -
-    max)).
-    """
+    """`attend` for B queries, of the last B of the S keys: exp(q k^T - max) v / sum(exp(q k^T - max))."""
     scores_KBGS = for_each_head(q_KBGH, k_KSH.swapaxes(1, 2))
     if cap is not None:
         scores_KBGS = softcap(scores_KBGS, cap)
@@ -97,9 +95,7 @@ def for_each_head(x_KBGI, w_KIO):
 
 
 def hide(scores_KBGS, window):
-    """Set to -inf what the B queries, at the last B of S positions, may not see: what is ahead or behind the
-    window.
-    """
+    """Set to -inf what the B queries, the last B of S, may not see: what is ahead or behind the window."""
     B, S = scores_KBGS.shape[1], scores_KBGS.shape[3]
     query_B1 = np.arange(S - B, S)[:, None]
     ahead_BB = np.arange(S - B, S) > query_B1

@@ -29,9 +29,7 @@ class HeadNorm:
 
 @dataclass(frozen=True)
 class Temperature:
-    """Queries grow with their position p, as there is more to choose from: q *= 1 + scale ln(1 + floor((p +
-    offset)/span)).
-    """
+    """Queries grow with their position p: q *= 1 + scale ln(1 + floor((p + offset)/span))."""
 
     scale: float  # {arch}.attention.temperature_scale
     span: int  # {arch}.rope.scaling.original_context_length
@@ -58,9 +56,7 @@ def read_temperature(keys, family, rope):
 
 
 def read_rows_of(keys, family, i):
-    """The layer whose keys and values layer i reads, None where it has its own: the last of its kind that has
-    its own.
-    """
+    """The layer whose keys and values layer i reads: the last of its kind that has its own. None: it has."""
     n_own = read_n_layers(keys) - keys.get("attention.shared_kv_layers", int, 0, least=0)
     if i < n_own:
         return None

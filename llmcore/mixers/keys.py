@@ -39,9 +39,7 @@ def read_window_width(keys, family):
 
 
 def read_window(keys, family, i):
-    """The window of layer i, or None: an array says which layers have one, or a number n that n - 1 in n
-    have.
-    """
+    """The window of layer i, or None: an array says who has one, or a number n that n - 1 in n have."""
     width = read_window_width(keys, family)
     if width is None:
         return None

@@ -35,9 +35,7 @@ class Rope:
 
 
 def read_rope(keys, family, head_width: int) -> Rope | None:
-    """RoPE of the layers that see everything; None where the family has none. Raises ModelFileError,
-    UnsupportedModel.
-    """
+    """RoPE of the layers that see everything, or None. Raises ModelFileError, UnsupportedModel."""
     if family.rope_pairs is None or (
         family.rope_switch and not keys.get("rope.scaling.finetuned", bool, True)
     ):

@@ -54,9 +54,7 @@ class Sampling:
 
 
 def sampling_of(file: dict, given: dict) -> Sampling:
-    """The options given, else those of the file, else the defaults. Raises ValueError also for a name
-    that is no option.
-    """
+    """The options given, else the file's, else the defaults. Raises ValueError for what is none."""
     known = [option.name for option in fields(Sampling)]
     for name in sorted(given.keys() - {*known}):
         other = "; LLM.chat takes tools" if name == "tools" else ""

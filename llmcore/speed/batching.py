@@ -18,9 +18,7 @@ from ..writing import Writer
 
 
 class Whole:
-    """A text that is handed out when it is complete; until then `text` is what it says so far and `end` is
-    None.
-    """
+    """A text, handed out when complete; until then `text` is what it says so far and `end` is None."""
 
     def __init__(self, writer: Writer, tokenizer: Tokenizer, stop: Sequence[str]):
         """A text of which nothing is written yet."""
@@ -92,9 +90,7 @@ def _next_texts(waiting, n_most):
 
 
 def read_prompts(weights, config, texts):
-    """The hidden states (n, D) at the ends of n prompts, which go through the model together; a long one in
-    chunks.
-    """
+    """The hidden states (n, D) at the ends of n prompts, read together; a long one in chunks."""
     if len(texts) == 1:
         (text, cache), *_ = texts
         for x_TD in prefill(weights, config, np.array(text.writer.ids), cache):

@@ -58,9 +58,7 @@ class Splitter:
         self._pending, self._shown = "", bytearray()  # for each character whether it is shown
 
     def feed(self, piece: str, shown: bool = True) -> Iterator[tuple[str, str | None]]:
-        """The text that is certain now, cut at the marks: (text, the mark that follows it, None where none
-        does yet).
-        """
+        """The text that is certain now, cut at the marks: (text, the mark that follows it, or None)."""
         self._pending += piece
         self._shown += bytes([shown]) * len(piece)
         while found := [
@@ -107,9 +105,7 @@ def stop_strings(stop: str | Iterable[str] | None) -> list[str]:
 
 
 def decode_tokens(tokenizer, tokens: Iterable[Token], stop: str | Iterable[str] | None = ()) -> Iterator[str]:
-    """The text of tokens in pieces, each as soon as it is certain, up to the stop string that is complete
-    first.
-    """
+    """The text of tokens in pieces, each as soon as it is certain, up to the first complete stop string."""
     return _decode(TextDecoder(tokenizer), Splitter(stop_strings(stop)), tokens)
 
 
