@@ -106,6 +106,8 @@ def expected():
 
 @cache
 def metadata_of(name, tmp):
+    if not (SHARED / name).exists():
+        pytest.skip(f"../shared/{name} is not here")
     if not name.endswith(".xz"):
         return read_gguf(SHARED / name).metadata
     path = tmp / Path(name).stem
