@@ -21,16 +21,16 @@ class Family:
     one_half: bool = False  # a layer is a mixer or, where it has a feed_forward_length, a feed-forward
     rope_pairs: str | None = "adjacent"  # what rotates together, see rope.Rope; None: no RoPE
     rope_sections: bool = False  # whether the coordinates of images take turns in rotating pairs, see rope.py
-    layer_norm: bool = False  # LayerNorm in place of RMS norm ...
+    layer_norm: bool = False  # LayerNorm in place of RMS norm
+    norm_bias: bool = False  # norms have biases
     either_eps: bool = False  # files may give RMS norm's epsilon as that of LayerNorm
-    norm_bias: bool = False  # ... with biases
     norms: str = "pre"  # where a block's norms stand: "pre" attention and feed-forward, "post", or "both"
     ffn_norm: str = "ffn_norm"  # the tensor that holds the norm before the feed-forward
     embedding_norm: bool = False  # whether embeddings are normed
     attn_norm: str = "attn_norm"  # the tensor that holds the norm before attention, if the file has it
     sub_norms: bool = False  # norms of what the heads found, and of what the feed-forward widened
     output_norm: str = "output_norm"  # the tensor that holds the norm after the last layer
-    qk_norm: str | None = None  # norm of queries and keys before RoPE, see attention.HeadNorm ...
+    qk_norm: str | None = None  # norm of queries and keys before RoPE, see heads.HeadNorm ...
     qk_norm_from: int = 0  # ... only models of at least so many layers have it
     qk_norm_optional: bool = False  # ... only layers have it whose tensors are in the file
     qk_norm_last: bool = False  # ... it comes after RoPE instead
@@ -47,16 +47,13 @@ class Family:
     attention_scale: float | None = None
     final_softcap: float | None = None  # if {arch}.final_logit_softcapping does not say it
     logit_power: int = 1  # {arch}.logit_scale multiplies the logits (1) or divides them (-1)
-    d_model_scale_at: int | None = (
-        None  # the number of layers at which attention scales by 1/sqrt(d_model / n_heads)
-    )
+    d_model_scale_at: int | None = None  # with so many layers attention scales by 1/sqrt(d_model / n_heads)
     no_rope_every: int | None = None  # every n-th layer has no RoPE
     yarn_keys: bool = False  # the file may have the rest of YaRN's numbers, see rope.read_yarn
     halves_with_sections: bool = False  # files with {arch}.rope.dimension_sections have halves
     full_rope_freqs: bool = False  # the file has rope_freqs, which layers with a window do not use
     rope_switch: bool = False  # {arch}.rope.scaling.finetuned false means: no RoPE at all
-    # The last of so many layers sees all, the others a window; 0: none does
-    window_pattern: int | None = None
+    window_pattern: int | None = None  # of so many layers the last sees all, the others a window; 0: none
     window: int | None = None  # how wide it is if {arch}.attention.sliding_window does not say so
     only_window: int | None = None  # how wide it is whatever that key says, but for 0
     window_at: int | None = None  # only models of so many layers have windows
@@ -64,8 +61,8 @@ class Family:
     chunked: bool = False  # windows do not slide, see attention.Attention
     # Of windowed layers: the "same", "unscaled", with its "own" base, or they "only" have it
     window_rope: str = "same"
-    temperature: tuple[float, int, int] | None = None  # of layers without RoPE, see attention.Temperature
-    gating: str = "softmax"  # of a mixture of experts: a value of ffn.GATINGS
+    temperature: tuple[float, int, int] | None = None  # of layers without RoPE, see heads.Temperature
+    gating: str = "softmax"  # of a mixture of experts: a value of experts.GATINGS
     renormalize: bool = True  # whether the chosen experts' weights are made to sum to 1
     split_experts: bool = True  # whether experts share feed_forward_length if no key gives their own
     shared_expert: bool = False  # whether there is one if no key says how many

@@ -1,5 +1,4 @@
-"""The transformer: embed, a stack of blocks, unembed. From token ids to the scores of every possible next
-token.
+"""The transformer: embed, a stack of blocks, unembed; from token ids to the scores of every next token.
 
 Shape key: T new tokens (of all texts together), D model width, V vocabulary.
 """
@@ -30,8 +29,7 @@ def empty_cache(config: Config) -> KVCache:
 
 
 def prefill(weights: Weights, config: Config, ids: Sequence[int], cache: KVCache) -> Iterator[np.ndarray]:
-    """`forward` over a text of any length, chunk by chunk; yields the hidden states (at most CHUNK, D) of
-    each.
+    """`forward` over a text of any length; yields the hidden states (at most CHUNK, D) of each chunk.
 
     The short chunk comes first: the last one holds the rows that a draft is checked by.
     """
@@ -42,8 +40,7 @@ def prefill(weights: Weights, config: Config, ids: Sequence[int], cache: KVCache
 
 
 def forward(weights: Weights, config: Config, texts: Sequence[tuple[np.ndarray, KVCache]]) -> np.ndarray:
-    """The last hidden states (T, D) of the new tokens of one text or several, after those in each text's
-    cache.
+    """The last hidden states (T, D) of the new tokens of texts, after those in each one's cache.
 
     Their rows follow one another. The caches take the new tokens in. Reading a matrix from memory takes
     longer than multiplying a few rows by it, so a few texts cost little more than one: all rows go through

@@ -65,7 +65,8 @@ def each(work: Callable, items: Iterable) -> None:
             work(item)
         return
 
-    def run():  # in each thread, until nothing is left
+    def run():
+        """What each thread does, until nothing is left."""
         try:
             while True:
                 try:

@@ -103,13 +103,13 @@ def test_ctrl_c_during_the_imports_is_130_and_silent(module):
 
 
 @SHELL
-@pytest.mark.parametrize("option", ["--system", "--stop", "--prompt"])
+@pytest.mark.parametrize("option", ["--system", "--stop", "--prompt", "--prefill", "--dry-sequence-breaker"])
 def test_bytes_that_are_no_text_are_refused_wherever_they_come(option):
+    """As a byte, and as an escape that means one."""
     prompt = "" if option == "--prompt" else "--prompt a"
-    status, out, err = shell(
-        f'"$PYTHON" -m llmcore.generate --model "$MODEL" {prompt} {option} "$(printf \'\\377\')"'
-    )
-    assert (status, out, err) == (1, "", f"error: {option}: byte 0 is not UTF-8; convert it to UTF-8\n")
+    for text in ("$(printf '\\377')", r"\xff"):
+        status, out, err = shell(f'"$PYTHON" -m llmcore.generate --model "$MODEL" {prompt} {option} "{text}"')
+        assert (status, out, err) == (1, "", f"error: {option}: byte 0 is not UTF-8; convert it to UTF-8\n")
 
 
 def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path, text):

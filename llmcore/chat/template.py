@@ -58,13 +58,23 @@ def render_template(
         | variables
     )
     variables["messages"] = text_messages(messages)
-    request = json.dumps({"template": template, "variables": variables, "now": datetime.now().isoformat()})
+    answer = _ask_child(
+        json.dumps({"template": template, "variables": variables, "now": datetime.now().isoformat()})
+    )
+    if "refused" in answer:
+        raise ValueError(f"the model's chat template refuses these messages: {answer['refused']}")
+    if "broken" in answer and (problem := without_object(variables["messages"])):
+        raise ValueError(f"{problem}; the model's chat template {answer['broken']}")
+    if "broken" in answer:
+        raise ModelFileError(f"the model's chat template (tokenizer.chat_template) {answer['broken']}")
+    return answer["text"]
+
+
+def _ask_child(request):
+    """What a process of its own answers to the request; "broken" if it has not lived to tell."""
     # -I -S: the child is to find what we find, and nothing of its environment
     path = [*filter(None, sys.path), str(Path(__file__).parents[2])]
     command = [sys.executable, "-I", "-S", "-c", CHILD, *path]
-    answer = {
-        "broken": f"takes more than {SECONDS} seconds or {MEMORY >> 20} MB"
-    }  # if the child has not lived to tell
     with suppress(subprocess.TimeoutExpired, json.JSONDecodeError):
         # a session of its own, so that Ctrl-C in a terminal is ours to handle
         done = subprocess.run(
@@ -75,14 +85,8 @@ def render_template(
             start_new_session=True,
             check=False,
         )
-        answer = json.loads(done.stdout)
-    if "refused" in answer:
-        raise ValueError(f"the model's chat template refuses these messages: {answer['refused']}")
-    if "broken" in answer and (problem := without_object(variables["messages"])):
-        raise ValueError(f"{problem}; the model's chat template {answer['broken']}")
-    if "broken" in answer:
-        raise ModelFileError(f"the model's chat template (tokenizer.chat_template) {answer['broken']}")
-    return answer["text"]
+        return json.loads(done.stdout)
+    return {"broken": f"takes more than {SECONDS} seconds or {MEMORY >> 20} MB"}
 
 
 def _child():
@@ -139,6 +143,17 @@ def lists_in(value) -> Iterator[int]:
             yield from lists_in(item)
 
 
+def _tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+    """The filter of that name, which does not escape HTML as Jinja's own does."""
+    options = {
+        "ensure_ascii": ensure_ascii,
+        "indent": indent,
+        "separators": separators,
+        "sort_keys": sort_keys,
+    }
+    return json.dumps(value, **options, default=list)  # a list of what map and select give
+
+
 def _environment(now, variables):
     """What Hugging Face's templates expect of Jinja (transformers' utils/chat_template_utils.py)."""
     import jinja2.ext
@@ -168,20 +183,10 @@ def _environment(now, variables):
     def raise_exception(message):
         raise jinja2.TemplateError(message)
 
-    def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
-        return json.dumps(
-            value,
-            ensure_ascii=ensure_ascii,
-            indent=indent,
-            separators=separators,
-            sort_keys=sort_keys,
-            default=list,  # what map and select give
-        )
-
     environment = Sandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
     )
-    environment.filters["tojson"] = tojson  # Jinja's own escapes HTML
+    environment.filters["tojson"] = _tojson
     environment.globals |= {
         "raise_exception": raise_exception,
         "strftime_now": datetime.fromisoformat(now).strftime,

@@ -16,7 +16,7 @@ from ..llm import LLM, load
 from ..speed.machine import restart_with_threads
 from ..tokenizers.streaming import stop_strings
 from .interrupt import handle_again, raise_interrupts
-from .options import read_escapes, sampling_given
+from .options import TEXTS, read_escapes, sampling_given, texts_of
 
 MODELS = Path("models")
 # What lies beside models: a projector of images, statistics of activations.
@@ -64,14 +64,14 @@ def command_line(parser: argparse.ArgumentParser, run, argv=None, check=lambda a
     """Parse, `check(args)`, `run(args, given, say)`, of sampling what was given; returns the exit status."""
 
     def work():
+        """All of it, under `status_of`."""
         args = parser.parse_args(argv)
-        for name in ("prompt", "system", "stop"):
-            for text in [*filter(None, args.stop)] if name == "stop" else [getattr(args, name, None)]:
-                if text is not None:
-                    decoded(f"--{name}", os.fsencode(text))
+        read_escapes(args)
+        for name, texts in texts_of(args).items():
+            for text in texts:
+                decoded(TEXTS[name], os.fsencode(text))
         try:
             check(args)
-            read_escapes(args)
             given = sampling_given(args)
             stop_strings(args.stop)
         except ValueError as error:

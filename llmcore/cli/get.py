@@ -157,6 +157,7 @@ def main(argv: list[str] | None = None) -> int:
         print(command.on_one_line(text))
 
     def work():
+        """All of it, under `status_of`."""
         model = parser.parse_args(argv).model
         if model.startswith(hub.HUB):
             fetch_from_hub(model, say)

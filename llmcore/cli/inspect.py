@@ -126,6 +126,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("file", help="a GGUF file; of a split model, the first")
 
     def work():
+        """All of it, under `status_of`."""
         file = parser.parse_args(argv).file
         if hasattr(sys.stdout, "reconfigure"):  # the terminal may lack some characters of the vocabulary
             sys.stdout.reconfigure(errors="backslashreplace")

@@ -12,6 +12,9 @@ from ..samplers.options import Sampling
 from ..speed.holding import WEIGHTS
 
 DEFAULTS = {field.name: field.default for field in fields(Sampling)}
+# What is text, for the model or the filters, and its flag
+TEXTS = {name: f"--{name}" for name in ("prompt", "system", "prefill", "stop")}
+TEXTS["dry_sequence_breakers"] = "--dry-sequence-breaker"
 ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{2}|[nrt'\"\\])")
 ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 
@@ -213,12 +216,15 @@ def read_escapes(args: argparse.Namespace) -> None:
     """
     if not args.escape:
         return
-    for name in ("prompt", "system", "prefill"):
-        if isinstance(text := getattr(args, name, None), str):
-            setattr(args, name, unescaped(text))
-    for name in ("stop", "dry_sequence_breakers"):
-        if texts := getattr(args, name):
-            setattr(args, name, [unescaped(text) for text in texts])
+    for name, texts in texts_of(args).items():
+        plain = [unescaped(text) for text in texts]
+        setattr(args, name, plain if isinstance(getattr(args, name), list) else plain[0])
+
+
+def texts_of(args: argparse.Namespace) -> dict[str, list[str]]:
+    """The texts of the command line that were given, by their names in TEXTS."""
+    given = {name: getattr(args, name, None) for name in TEXTS}
+    return {name: [text] if isinstance(text, str) else text for name, text in given.items() if text}
 
 
 def unescaped(text: str) -> str:

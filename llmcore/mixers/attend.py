@@ -1,5 +1,4 @@
-"""What all kinds of attention do once they have queries, keys and values: look back, and take up what
-matters.
+"""What all kinds of attention do with queries, keys and values: look back, and take up what matters.
 
     weights = softmax(q k^T)  over the keys of this and all earlier tokens         y = weights v
 
@@ -52,13 +51,13 @@ def attend(q_KTGH, k_KSH, v_KSV, window=None, cap=None, sinks_N=None):
     y_KTGV = np.empty((K, T, G, v_KSV.shape[2]), np.float32)
     sinks_K1G1 = None if sinks_N is None else sinks_N.reshape(K, 1, G, 1)
 
-    def run(t):  # the queries from t on
+    def run(t):
+        """The block of queries that begins with query t."""
         q_KBGH = q_KTGH[:, t : t + QUERY_BLOCK]
         B = q_KBGH.shape[1]
         stop = S - T + t + B  # the last query of the block sees the keys before this one
-        start = (
-            0 if window is None else max(0, stop - B - window + 1)
-        )  # the first one sees the keys from this one on
+        # ... and the first one sees those from this one on
+        start = 0 if window is None else max(0, stop - B - window + 1)
         k_KSH_seen, v_KSV_seen = k_KSH[:, start:stop], v_KSV[:, start:stop]
         y_KTGV[:, t : t + B] = attend_block(q_KBGH, k_KSH_seen, v_KSV_seen, window, cap, sinks_K1G1)
 

@@ -171,6 +171,7 @@ def run(x_TD: np.ndarray, w: Weights, plan: Attention, step: Step, i: int) -> np
     q_KTGH = q_TNH.reshape(T, K, N // K, -1).swapaxes(0, 1) * np.float32(plan.scale)
 
     def attend_in(rows, cache):
+        """What the new tokens of one text, in these rows, find; (K, T', G, V)."""
         if plan.rows_of is None:
             k_KSH, v_KSV = cache.append(i, k_TKH[rows], v_TKV[rows])
         else:

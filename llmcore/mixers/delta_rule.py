@@ -52,7 +52,8 @@ def scan(q_THP, k_THP, v_THP, g_THX, beta_TH, s_HPP):
     inputs = q_THP * np.float32(1 / math.sqrt(P)), k_THP, v_THP, g_THX, beta_TH[:, :, None]
     y_THP, last_HPP = np.empty_like(v_THP), np.empty_like(s_HPP)
 
-    def run(heads):  # some heads through all chunks
+    def run(heads):
+        """Some heads, through all chunks."""
         s_hPP = s_HPP[heads]
         for at in range(0, T, chunk):
             of = slice(at, at + chunk), heads
