@@ -13,6 +13,7 @@ import pytest
 from conftest import DATA, FOLDER, SHARED, make
 from record_rows import RECORD, VARIANTS, text_of
 from rewrite import rewrite
+from same_model import LONG, SHORT, in_steps, loaded_or_refused, logits_of, nmse
 
 import llmcore
 from llmcore.ffn import activations
@@ -69,8 +70,6 @@ GIVEN = (
 RECORDED = np.load(RECORD)
 CONVERTED, STEP = DATA / "rows", 20
 TRANSFORMERS = np.load(CONVERTED / "logits.npz")
-LONG = np.random.default_rng(5).integers(3, 288, 600)
-SHORT = LONG[:40]
 # Of each family one shape that has all its parts; what a text of 40 tokens can tell.
 FAMILIES = (
     *(
@@ -107,10 +106,6 @@ FAMILIES = (
 )
 
 
-def nmse(ours, theirs):
-    return float(((ours - theirs) ** 2).sum() / (theirs**2).sum())
-
-
 @functools.cache
 def made(name):
     """The path of a random model."""
@@ -123,17 +118,6 @@ def made(name):
 @functools.cache
 def model(name):
     return llmcore.load(made(name))
-
-
-def logits_of(llm, ids, cache):
-    return unembed(llm.weights, llm.config, forward(llm.weights, llm.config, [(np.asarray(ids), cache)]))
-
-
-def in_steps(llm, ids, sizes):
-    cache, logits = llm.empty_cache(), []
-    for size in sizes:
-        logits.append(logits_of(llm, ids[cache.length : cache.length + size], cache))
-    return np.concatenate(logits)
 
 
 def assert_close(ours, theirs):
@@ -320,14 +304,6 @@ def changed_keys(metadata, arch):
             factor = 1000 if "epsilon" in name else 1.5
             change = changes.get(type(value), lambda x, factor=factor: x * factor)
             yield name, {key: change(value)}
-
-
-def loaded_or_refused(path):
-    """The logits of a changed file, or the line with which it is refused."""
-    try:
-        return llmcore.load(path).logits(SHORT)
-    except llmcore.ModelFileError as error:
-        return str(error)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

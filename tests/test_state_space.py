@@ -9,15 +9,12 @@ import pytest
 from conftest import DATA, FOLDER, SHARED, make
 from record_state_space import IDS, POSITIONS, RECORD, VARIANTS
 from rewrite import rewrite
+from same_model import LONG, SHORT, assert_close, in_steps, loaded_or_refused, logits_of, nmse
 
 import llmcore
 from llmcore.loader import read_gguf
-from llmcore.mixers.state import MARKS
-from llmcore.model import forward, prefill, unembed
 from llmcore.quants import dequantize
-from llmcore.sampling import Sampling
 from llmcore.speed.holding import WAYS
-from llmcore.writing import Writer, write
 
 GIVEN = ("granitehybrid", "granitehybrid-moe", "nemotron_h", "nemotron_h_moe", "nemotron_h_moe-latent")
 GIVEN = (*GIVEN, "falcon-h1", "falcon-h1-norm", "mamba2", "mamba", "rwkv7")
@@ -33,8 +30,6 @@ FAMILIES = (
 )
 TRANSFORMERS = np.load(DATA / "state_space" / "logits.npz")
 RECORDED = np.load(RECORD)
-LONG = np.random.default_rng(5).integers(3, 288, 600)
-SHORT = LONG[:40]
 WIDE = {"width": 256, "ff": 256, "ssm_state": 8}
 QUANTIZED = {
     "granitehybrid": WIDE,
@@ -44,10 +39,6 @@ QUANTIZED = {
     "mamba": WIDE | {"ssm_heads": 256},
     "rwkv7": {"width": 256, "ff": 256, "q_lora": 256},
 }
-
-
-def nmse(ours, theirs):
-    return float(((ours - theirs) ** 2).sum() / (theirs**2).sum())
 
 
 @functools.cache
@@ -62,22 +53,6 @@ def made(name):
 @functools.cache
 def model(name):
     return llmcore.load(made(name))
-
-
-def logits_of(llm, ids, cache):
-    return unembed(llm.weights, llm.config, forward(llm.weights, llm.config, [(np.asarray(ids), cache)]))
-
-
-def in_steps(llm, ids, sizes):
-    cache, logits = llm.empty_cache(), []
-    for size in sizes:
-        logits.append(logits_of(llm, ids[cache.length : cache.length + size], cache))
-    return np.concatenate(logits)
-
-
-def assert_close(ours, theirs):
-    """Other orders of summing move logits by 1e-6 of the largest, and a state carries that on."""
-    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-5 * np.abs(theirs).max())
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -122,78 +97,6 @@ def test_quantized_matrices_are_the_same_model_in_every_way(family, kind, tmp_pa
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("sizes", [[1] * 40, [7, 1, 13, 19], [39, 1]], ids=["ones", "mixed", "last"])
-def test_steps_equal_one_pass(name, sizes):
-    assert_close(in_steps(model(name), SHORT, sizes), in_steps(model(name), SHORT, [40]))
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize(
-    "sizes", [[300, *[1] * 40, 260], [64] * 9 + [24], [599, 1]], ids=["some", "chunks", "last"]
-)
-def test_a_text_of_600_tokens(name, sizes):
-    llm = model(name)
-    chunks = prefill(llm.weights, llm.config, LONG, llm.empty_cache())
-    by_chunks = np.concatenate([unembed(llm.weights, llm.config, x_TD) for x_TD in chunks])
-    whole = in_steps(llm, LONG, [600])
-    assert_close(by_chunks, whole)
-    assert_close(in_steps(llm, LONG, sizes), whole)
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize(
-    "sampling", [Sampling(temperature=0), Sampling(temperature=2, top_p=1)], ids=["cold", "hot"]
-)
-def test_drafts_equal_no_drafts(name, sampling):
-    """Guesses of which some are right, some wrong in the first token, some later."""
-    llm = model(name)
-
-    def text(guesser=lambda ids, n: []):
-        writer = Writer([5, 6, 7], sampling, 1, max_tokens=60, context_length=512, end_ids=())
-        return [token.id for token in write(llm.weights, llm.config, writer, llm.empty_cache(), guesser)]
-
-    plain, wrong = text(), []
-    known = [5, 6, 7, *plain]
-
-    def guess(ids, n_most):
-        draft = known[len(ids) : len(ids) + min(5, n_most)]
-        at = int(np.random.default_rng(len(ids)).integers(8))
-        if at < len(draft):
-            draft[at] = (draft[at] + 1) % 288
-            wrong.append(at)
-        return draft
-
-    assert text(guess) == plain
-    assert {0, 2, 3} <= set(wrong)
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_truncate_to_every_length_and_on(name):
-    """The answer is heeded: what the cache then lacks is processed again."""
-    llm = model(name)
-    for length in range(41):
-        cache = llm.empty_cache()
-        for size in (20, 10, 1, 1, 8):
-            logits_of(llm, SHORT[cache.length : cache.length + size], cache)
-        reached = cache.truncate(length)
-        assert reached == cache.length == (40 if length == 40 else 32 if length >= 32 else 0)
-        other = [*SHORT[:length], 9, 8, 7]
-        assert_close(logits_of(llm, other[reached:], cache), llm.logits(other)[reached:])
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_places_that_were_asked_for_are_kept(name):
-    llm, cache = model(name), model(name).empty_cache()
-    for n in range(1, MARKS + 3):
-        logits_of(llm, SHORT[cache.length : 5 * n], cache)
-        cache.keep()
-        logits_of(llm, SHORT[:2], cache)
-        assert cache.truncate(5 * n) == 5 * n
-    assert cache.truncate(5 * n - 3) == 5 * n - 5
-    assert_close(logits_of(llm, SHORT[5 * n - 5 :], cache), llm.logits(SHORT)[5 * n - 5 :])
-
-
-@pytest.mark.parametrize("name", FAMILIES)
 def test_a_place_that_was_given_up_is_forgotten(name):
     """The state after 20 tokens of one text is not that after 20 tokens of another."""
     llm, cache, other = model(name), model(name).empty_cache(), LONG[100:140]
@@ -229,26 +132,6 @@ def test_an_exception_in_any_layer_leaves_the_cache_as_it_was(name, monkeypatch)
         monkeypatch.undo()
         assert (cache.length, cache.nbytes) == (20, bytes_before)
         assert_close(logits_of(llm, SHORT[20:], cache), whole[20:])
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_texts_that_share_a_pass_do_not_see_each_other(name):
-    llm, one, two = model(name), model(name).empty_cache(), model(name).empty_cache()
-    alone, other = llm.logits(SHORT), llm.logits(LONG[::-1][:200])
-    for a, b, c, d in ((0, 9, 0, 1), (9, 10, 1, 100), (10, 40, 100, 101), (40, 40, 101, 200)):
-        texts = [(ids, cache) for ids, cache in ((SHORT[a:b], one), (LONG[::-1][c:d], two)) if len(ids)]
-        logits_TV = unembed(llm.weights, llm.config, forward(llm.weights, llm.config, texts))
-        if b > a:
-            assert_close(logits_TV[: b - a], alone[a:b])
-        assert_close(logits_TV[b - a :], other[c:d])
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_texts_written_together_are_those_written_alone(name):
-    prompts = [[5, 6, 7], [9] * 80, [3, 100, 4, 200]]
-    options = {"max_tokens": 20, "temperature": 0, "ignore_eos": True}
-    alone = ["".join(model(name).generate(prompt, **options)) for prompt in prompts]
-    assert list(model(name).generate_batch(prompts, batch=2, **options)) == alone
 
 
 def test_what_the_cache_costs():
@@ -309,14 +192,6 @@ def changed_keys(metadata, arch):
                 not value if isinstance(value, bool) else value + 1 if type(value) is int else value * factor
             )
             yield name, {key: other}
-
-
-def loaded_or_refused(path):
-    """The logits of a changed file, or the line with which it is refused."""
-    try:
-        return llmcore.load(path).logits(SHORT)
-    except llmcore.ModelFileError as error:
-        return str(error)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
