@@ -2,15 +2,12 @@
 whole text.
 
 An attention layer keeps `Rows`, a key and a value a token, which are only ever added to. A recurrent layer
-keeps a `State`, which every pass replaces. `Step` is the other side of a pass: what the layers need to know
-of the new tokens.
+keeps a `State`, which every pass replaces.
 
 Shape key: T new tokens, S rows held + new, K key/value heads, H head width, R rotating pairs.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -143,38 +140,3 @@ class KVCache:
     def nbytes(self) -> int:
         """Bytes of memory held now."""
         return sum(array.nbytes for layer in self.layers for array in layer.arrays)
-
-
-@dataclass(frozen=True)
-class Step:
-    """The new tokens of one pass, of one text or of several; made once, read by every layer."""
-
-    ids_T: np.ndarray
-    positions_T: np.ndarray
-    texts: list[tuple[slice, KVCache]]  # which rows of x are whose
-    rotations: dict[Rope, np.ndarray]  # complex (T, R)
-    # What a layer hands to later ones of this pass
-    handed: dict[str, np.ndarray] = field(default_factory=dict)
-    per_layer_LTE: Any = None  # see ffn/per_layer.py
-
-
-def make_step(
-    texts: Sequence[tuple[np.ndarray, KVCache]], ropes: Iterable[Rope], factors_R: np.ndarray | None
-) -> Step:
-    """The step in which each text's new ids (T,) follow what its cache holds, one text after another."""
-    stops = accumulate(len(ids) for ids, _ in texts)
-
-    def joined(parts):
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    return Step(
-        ids_T=joined([ids for ids, _ in texts]),
-        positions_T=joined([np.arange(cache.length, cache.length + len(ids)) for ids, cache in texts]),
-        texts=[
-            (slice(stop - len(ids), stop), cache) for stop, (ids, cache) in zip(stops, texts, strict=True)
-        ],
-        rotations={
-            rope: joined([cache.rotations(rope, len(ids), factors_R) for ids, cache in texts])
-            for rope in ropes
-        },
-    )

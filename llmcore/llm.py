@@ -1,7 +1,7 @@
 """A loaded model: `load` opens a file, `LLM` turns text into text."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,6 +103,20 @@ class LLM:
         for x_TD in prefill(self.weights, self.config, ids_T, cache):
             logits_TV[cache.length - len(x_TD) : cache.length] = unembed(self.weights, self.config, x_TD)
         return logits_TV
+
+    def watch(self, ids: Sequence[int], see: Callable, names: Iterable[str] | None = None) -> np.ndarray:
+        """The logits of a text, as `logits` gives them, in a pass that `see` looks at: see `watched`."""
+        return self.watched(see, names).logits(ids)
+
+    def watched(self, see: Callable, names: Iterable[str] | None = None) -> "LLM":
+        """The same model, all of whose passes `see(name, layer, array)` looks at, and may change.
+
+        What it returns takes the array's place; None leaves it. `glass.NAMES` lists the names and shapes;
+        `names` are those to be seen, all by default. The array is read-only and good until `see` returns.
+        """
+        from .glass.watching import watched  # here, because mostly nobody looks
+
+        return watched(self, see, names)
 
     def generate(
         self,

@@ -10,10 +10,11 @@ from itertools import pairwise
 import numpy as np
 
 from . import ffn
-from .cache import KVCache, Rows, Step, make_step
+from .cache import KVCache, Rows
 from .config import Config, LayerPlan
 from .linear import linear, look_up
 from .mixers import kind_of
+from .mixers.step import Step, make_step
 from .ops import layer_norm, rms_norm, softcap
 from .threads import across_rows
 from .weights import Layer, Norm, Weights
@@ -46,8 +47,8 @@ def forward(weights: Weights, config: Config, texts: Sequence[tuple[np.ndarray, 
     longer than multiplying a few rows by it, so a few texts cost little more than one: all rows go through
     each matrix together, and only a mixer looks at one text at a time.
     """
-    step = make_step(texts, config.ropes, weights.rope_factors)
-    x_TD = embed(weights, config, step)
+    step = make_step(texts, config.ropes, weights.rope_factors, weights.watcher)
+    x_TD = step.see("inp_embd", -1, embed(weights, config, step))
     if config.per_layer is not None:
         rows_LTE = kind_of(config.per_layer).embed(x_TD, step.ids_T, weights.per_layer, config.per_layer)
         step = replace(step, per_layer_LTE=rows_LTE)
@@ -72,17 +73,20 @@ def block(x_TD: np.ndarray, layer: Layer, plan: LayerPlan, config: Config, step:
     """Layer i: x + mixer(norm(x)), then x + ffn(norm(x)); (T, D) -> (T, D). What a layer lacks is None."""
     start_TD = x_TD
     if plan.mixer is not None:
-        h_TD = norm(x_TD, layer.attn_norm, config)
-        y_TD = kind_of(plan.mixer).run(h_TD, layer.mixer, plan.mixer, step, i)
-        x_TD = add(x_TD, norm(y_TD, layer.post_attention_norm, config), config.residual_scale)
+        h_TD = step.see("attn_norm", i, norm(x_TD, layer.attn_norm, config))
+        y_TD = step.see("attn_out", i, kind_of(plan.mixer).run(h_TD, layer.mixer, plan.mixer, step, i))
+        y_TD = norm(y_TD, layer.post_attention_norm, config)
+        x_TD = step.see("ffn_inp", i, add(x_TD, y_TD, config.residual_scale))
     if plan.ffn is not None:
         h_TD = norm(start_TD if config.parallel else x_TD, layer.ffn_norm, config)
-        y_TD = norm(ffn.run(h_TD, layer.ffn, plan.ffn, start_TD), layer.post_ffw_norm, config)
+        h_TD = step.see("ffn_norm", i, h_TD)
+        y_TD = step.see("ffn_out", i, ffn.run(h_TD, layer.ffn, plan.ffn, start_TD, step, i))
+        y_TD = norm(y_TD, layer.post_ffw_norm, config)
         x_TD = add(x_TD, y_TD, config.residual_scale)
     if config.per_layer is not None:
-        rows_TE = step.per_layer_LTE[i]
+        x_TD, rows_TE = step.see("pe_in", i, x_TD), step.per_layer_LTE[i]
         x_TD = kind_of(config.per_layer).run(x_TD, rows_TE, layer.per_layer, config.per_layer)
-    return x_TD if layer.output_scale is None else x_TD * layer.output_scale
+    return step.see("l_out", i, x_TD if layer.output_scale is None else x_TD * layer.output_scale)
 
 
 def add(x_TD: np.ndarray, y_TD: np.ndarray, scale: float | None) -> np.ndarray:
@@ -105,7 +109,10 @@ def norm(x_TD: np.ndarray, weights: Norm | None, config: Config) -> np.ndarray:
 
 def unembed(weights: Weights, config: Config, x_TD: np.ndarray) -> np.ndarray:
     """The logits of hidden states: how strongly each token is expected next; (T, D) -> (T, V)."""
-    logits_TV = linear(norm(x_TD, weights.output_norm, config), weights.output)
+    h_TD = weights.watcher.see("result_norm", -1, norm(x_TD, weights.output_norm, config))
+    logits_TV = linear(h_TD, weights.output)
     if config.logit_scale is not None:
         logits_TV *= np.float32(config.logit_scale)
-    return logits_TV if config.final_softcap is None else softcap(logits_TV, config.final_softcap)
+    if config.final_softcap is not None:
+        logits_TV = softcap(logits_TV, config.final_softcap)
+    return weights.watcher.see("result_output", -1, logits_TV)

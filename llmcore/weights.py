@@ -15,6 +15,7 @@ from .config import Config, LayerPlan
 from .linear import Held, Job, Matrix
 from .loader import GGUF, Tensor
 from .mixers import kind_of
+from .mixers.step import NOBODY, Watcher
 from .tensors import Tensors
 
 
@@ -52,6 +53,8 @@ class Weights:
     layers: tuple[Layer, ...]
     output_norm: Norm
     output: Matrix  # D -> V; token_embd where the file has no output.weight ("tied")
+    output_rows: Tensor  # the same, left in the file's map: for the row of a single token
+    watcher: Watcher = NOBODY  # who looks at the arrays of each pass
 
 
 def map_weights(
@@ -69,6 +72,7 @@ def map_weights(
     tensors = Tensors(file, empty)
     D, V = config.d_model, config.vocab_size
     has_positions = config.family.positions
+    output = "output" if "output.weight" in file.tensors else "token_embd"
     weights = Weights(
         token_embd=tensors.take("token_embd.weight", (V, D)),
         position_embd=tensors.take("position_embd.weight", (config.context_length, D))
@@ -82,7 +86,8 @@ def map_weights(
         rope_factors=_rope_factors(tensors, config, context_length),
         layers=tuple(_take_layer(tensors, config, plan, f"blk.{i}.") for i, plan in enumerate(config.layers)),
         output_norm=_take_norm(tensors, config.family.output_norm, config),
-        output=tensors.matrix("output" if "output.weight" in file.tensors else "token_embd", D, V),
+        output=tensors.matrix(output, D, V),
+        output_rows=file.tensors[f"{output}.weight"],
     )
     n_layers = len(config.layers)
     tensors.refuse_unused(spare=tuple(f"blk.{n_layers + i}." for i in range(config.n_spare_layers)))

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import llmcore
+from llmcore.cache import KVCache
+from llmcore.mixers.step import make_step
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "tests" / "data"
@@ -42,6 +44,11 @@ def real_model(file, weights="float32"):
 @functools.cache
 def load_once(path, weights):
     return llmcore.load(path, weights=weights)
+
+
+def no_step():
+    """The step of a pass in which nobody looks on, for what asks nothing else of it."""
+    return make_step([(np.zeros(1, int), KVCache([]))], [], None)
 
 
 @functools.cache

@@ -19,7 +19,7 @@ ORDER = """
     loader quants
     tokenizers tokenizers/splits tokenizers/vocabulary tokenizers/bytepairs tokenizers/sentencepiece
     tokenizers/streaming tokenizers/special tokenizer
-    ops linear mixers mixers/rope mixers/state cache
+    ops linear mixers mixers/rope mixers/state cache mixers/step
     mixers/keys mixers/heads mixers/attend mixers/attention mixers/latent
     mixers/conv mixers/shortconv mixers/delta_rule mixers/deltanet mixers/kda
     mixers/duality mixers/mamba mixers/mamba2 mixers/side_by_side mixers/rwkv7
@@ -29,13 +29,14 @@ ORDER = """
     samplers/top_n_sigma samplers/typ_p samplers/xtc samplers/of_file samplers writing
     speed/machine speed/mapped speed/int8 speed/holding speed/filling speed/drafting speed/batching
     chat/messages chat/template chat/literals chat/tools chat/arguments chat/calls chat/tags chat/formats
-    chat/reasoning chat/prompt chat/answer chat llm chat/session
+    chat/reasoning chat/prompt chat/answer chat
+    glass/watching glass/keeping glass/stream glass/lens glass/votes glass/changing glass llm chat/session
     cli/interrupt cli/options cli/report cli/command cli/inspect cli/hub cli/get cli/batch cli/chat
     chat/__main__ generate __main__
 """.split()  # noqa: SIM905
 WINGS = {"speed", "chat", "cli", "glass", "serve"}
 # Which wings they import; __main__ only what ends a command that is still being imported.
-DOORS = {"llm": {"speed", "chat"}, "generate": {"cli", "chat"}, "__main__": {"cli"}}
+DOORS = {"llm": {"speed", "chat", "glass"}, "generate": {"cli", "chat"}, "__main__": {"cli"}}
 # room -> what it imports when it is needed: they say how to install it, or do without
 OPTIONAL = {"chat/template": {"jinja2"}, "cli/hub": {"huggingface_hub"}, "speed/machine": {"threadpoolctl"}}
 CORE = {"numpy", "gguf", "sentencepiece", "tqdm"}
@@ -150,7 +151,7 @@ def test_a_plain_run_loads_the_book_and_what_its_doors_need(llama_path):
         "tokenizers/special.py",
         *("samplers/__init__.py", "samplers/options.py"),
         *("tokenizers/sentencepiece.py", "mixers/__init__.py", "mixers/rope.py"),
-        *("mixers/state.py", "mixers/heads.py"),
+        *("mixers/state.py", "mixers/step.py", "mixers/heads.py"),
         *("mixers/keys.py", "mixers/attend.py", "mixers/attention.py"),
         *("ffn/__init__.py", "ffn/activations.py", "ffn/dense.py"),
     }

@@ -49,6 +49,6 @@ def take(tensors, plan, d_model: int, blk: str):
     return kind_of(plan).take(tensors, plan, d_model, blk)
 
 
-def run(x_TD, w, plan, start_TD):
-    """The feed-forward of a layer, whose input was start_TD; (T, D) -> (T, D)."""
-    return kind_of(plan).run(x_TD, w, plan, start_TD)
+def run(x_TD, w, plan, start_TD, step, i):
+    """The feed-forward of layer i, whose input was start_TD; (T, D) -> (T, D)."""
+    return kind_of(plan).run(x_TD, w, plan, start_TD, step, i)

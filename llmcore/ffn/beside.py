@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..mixers.keys import read_norm_eps
+from ..mixers.step import Step
 from ..ops import rms_norm
 from . import dense, experts
 
@@ -58,13 +59,13 @@ def take(tensors, plan: Beside, d_model: int, blk: str) -> Weights:
     )
 
 
-def run(x_TD: np.ndarray, w: Weights, plan: Beside, start_TD: np.ndarray) -> np.ndarray:
+def run(x_TD: np.ndarray, w: Weights, plan: Beside, start_TD, step: Step, i: int) -> np.ndarray:
     """The sum of both; (T, D) -> (T, D)."""
 
     def normed(x_TD, gain_D):
         return rms_norm(x_TD, gain_D, plan.eps)
 
-    dense_TD = dense.run(normed(x_TD, w.ffn_norm), w.dense, plan.dense, start_TD)
+    dense_TD = dense.run(normed(x_TD, w.ffn_norm), w.dense, plan.dense, start_TD, step, i)
     router_TD = normed(x_TD, w.router_norm)
-    experts_TD = experts.mix(normed(x_TD, w.pre_ffw_norm_2), router_TD, w.experts, plan.experts)
+    experts_TD = experts.mix(normed(x_TD, w.pre_ffw_norm_2), router_TD, w.experts, plan.experts, step, i)
     return normed(dense_TD, w.post_ffw_norm_1) + normed(experts_TD, w.post_ffw_norm_2)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..linear import Matrix, linear
+from ..mixers.step import Step
 from ..ops import rms_norm
 from ..threads import across_rows
 from .activations import ACTIVATIONS
@@ -43,12 +44,13 @@ def take(tensors, plan: Dense, d_model: int, blk: str, suffix: str = "") -> Weig
     )
 
 
-def run(x_TD: np.ndarray, w: Weights, plan: Dense, start_TD: np.ndarray | None = None) -> np.ndarray:
+def run(x_TD: np.ndarray, w: Weights, plan: Dense, start_TD, step: Step, i: int) -> np.ndarray:
     """act(x W_gate, x W_up) W_down, or without a gate act(x W_up) W_down; (T, D) -> (T, D)."""
-    hidden_TF = activate(linear(x_TD, w.ffn_up), plan)
+    hidden_TX = step.see("ffn_gate_up" if plan.gated else "ffn_up", i, linear(x_TD, w.ffn_up))
+    hidden_TF = activate(hidden_TX, plan)
     if w.ffn_sub_norm is not None:
         hidden_TF = rms_norm(hidden_TF, w.ffn_sub_norm, plan.sub_norm_eps)
-    return linear(hidden_TF, w.ffn_down)
+    return linear(step.see("ffn_hidden", i, hidden_TF), w.ffn_down)
 
 
 def activate(hidden_TX: np.ndarray, plan: Dense) -> np.ndarray:

@@ -6,12 +6,12 @@ X tokens that chose an expert, Z latent width: what experts read and write, D wh
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ..errors import UnsupportedModel
 from ..linear import Float32, Matrix, linear
+from ..mixers.step import Step
 from ..ops import sigmoid, softmax
 from . import dense
 from .dense import Dense, activate
@@ -107,18 +107,21 @@ def take(tensors, plan: Experts, d_model: int, blk: str) -> Weights:
     )
 
 
-def run(x_TD: np.ndarray, w: Weights, plan: Experts, start_TD: Any = None) -> np.ndarray:
+def run(x_TD: np.ndarray, w: Weights, plan: Experts, start_TD, step: Step, i: int) -> np.ndarray:
     """`mix` where the router reads what the experts read, or the layer's input."""
-    return mix(x_TD, start_TD if plan.early_router else x_TD, w, plan)
+    return mix(x_TD, start_TD if plan.early_router else x_TD, w, plan, step, i)
 
 
-def mix(x_TD: np.ndarray, router_TD: np.ndarray, w: Weights, plan: Experts) -> np.ndarray:
+def mix(x_TD: np.ndarray, router_TD: np.ndarray, w: Weights, plan: Experts, step: Step, i: int) -> np.ndarray:
     """The sum of what the chosen experts say, each times its weight; (T, D) -> (T, D). arXiv:1701.06538.
 
     Rows are grouped by expert: an expert is multiplied once for all the tokens that chose it, others not at
     all.
     """
-    chosen_TU, weights_TU = route(linear(router_TD, w.ffn_gate_inp), plan, w.exp_probs_b)
+    logits_TE = step.see("ffn_moe_logits", i, linear(router_TD, w.ffn_gate_inp))
+    chosen_TU, weights_TU = route(logits_TE, plan, w.exp_probs_b)
+    chosen_TU = step.see("ffn_moe_topk", i, chosen_TU)
+    weights_TU = step.see("ffn_moe_weights", i, weights_TU)
     x_TZ = x_TD if w.ffn_latent_down is None else linear(x_TD, w.ffn_latent_down)
     y_TZ = np.zeros_like(x_TZ)
     for e in np.unique(chosen_TU):
@@ -128,11 +131,13 @@ def mix(x_TD: np.ndarray, router_TD: np.ndarray, w: Weights, plan: Experts) -> n
             x_XZ, weights_X1 = x_XZ * weights_X1, np.ones_like(weights_X1)
         out_XZ = linear(activate(linear(x_XZ, w.ffn_up_exps[e]), plan.expert), w.ffn_down_exps[e])
         y_TZ[rows] += weights_X1 * out_XZ
-    y_TD = y_TZ if w.ffn_latent_up is None else linear(y_TZ, w.ffn_latent_up)
+    y_TD = step.see("ffn_moe_out", i, y_TZ if w.ffn_latent_up is None else linear(y_TZ, w.ffn_latent_up))
     if w.shared is not None and plan.shared is not None:
-        shared_TD = dense.run(x_TD, w.shared, plan.shared)
+        shared_TD = dense.run(x_TD, w.shared, plan.shared, None, step, i)
         gate = w.ffn_gate_inp_shexp
-        y_TD += shared_TD if gate is None else shared_TD * sigmoid(linear(x_TD, gate))
+        if gate is not None:
+            shared_TD *= sigmoid(linear(x_TD, gate))
+        y_TD = y_TD + step.see("ffn_shexp", i, shared_TD)
     return y_TD
 
 

@@ -22,7 +22,24 @@ def each_text(step, attend_in):
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
-def attend_chunk(q_KTGH, k_KSH, v_KSV, chunk, position):
+def attend_seen(step, i, attend, q_KTGH, k_KSH, v_KSV, *rest):
+    """`attend(q, k, v, *rest)`, whose shares, (N, T, S) of one text, are seen by who asks for them.
+
+    A share says how much of the value of each key a query takes up. The last of the keys is the last token.
+    """
+    if not step.watcher.shares:
+        return attend(q_KTGH, k_KSH, v_KSV, *rest)
+    (K, T, G, _), S = q_KTGH.shape, k_KSH.shape[1]
+    shares_KGTS = np.zeros((K, G, T, S), np.float32)
+    y_KTGV = attend(q_KTGH, k_KSH, v_KSV, *rest, shares_KTGS=shares_KGTS.swapaxes(1, 2))
+    shares_NTS = shares_KGTS.reshape(K * G, T, S)
+    seen_NTS = step.see("kq_soft_max", i, shares_NTS)
+    if seen_NTS is shares_NTS:
+        return y_KTGV
+    return (seen_NTS.reshape(K, G * T, S) @ v_KSV).reshape(K, G, T, -1).swapaxes(1, 2)
+
+
+def attend_chunk(q_KTGH, k_KSH, v_KSV, chunk, position, shares_KTGS=None):
     """`attend` where a text is cut into chunks of so many tokens, and a query sees those of its own chunk
     alone.
 
@@ -34,17 +51,19 @@ def attend_chunk(q_KTGH, k_KSH, v_KSV, chunk, position):
         before = (position + t) % chunk  # tokens of its chunk that stand before query t
         stop = min(T, t + chunk - before)
         keys = slice(S - T + t - before, S - T + stop)
-        parts.append(attend(q_KTGH[:, t:stop], k_KSH[:, keys], v_KSV[:, keys]))
+        shares = None if shares_KTGS is None else shares_KTGS[:, t:stop, :, keys]
+        parts.append(attend(q_KTGH[:, t:stop], k_KSH[:, keys], v_KSV[:, keys], shares_KTGS=shares))
         t = stop
     return np.concatenate(parts, axis=1)
 
 
-def attend(q_KTGH, k_KSH, v_KSV, window=None, cap=None, sinks_N=None):
+def attend(q_KTGH, k_KSH, v_KSV, window=None, cap=None, sinks_N=None, shares_KTGS=None):
     """softmax(q k^T) v of scaled queries, causal: the T queries belong to the last T of the S keys.
 
-    window   a query at position p sees the keys at positions p - window + 1 ... p
-    cap      scores are softcapped
-    sinks_N  a logit for each head that takes part in its softmax and has no value: attention to nothing
+    window       a query at position p sees the keys at positions p - window + 1 ... p
+    cap          scores are softcapped
+    sinks_N      a logit for each head that takes part in its softmax and has no value: attention to nothing
+    shares_KTGS  zeros, to be filled with the softmax; None: nobody looks
     """
     K, T, G, _ = q_KTGH.shape
     S = k_KSH.shape[1]
@@ -59,13 +78,14 @@ def attend(q_KTGH, k_KSH, v_KSV, window=None, cap=None, sinks_N=None):
         # ... and the first one sees those from this one on
         start = 0 if window is None else max(0, stop - B - window + 1)
         k_KSH_seen, v_KSV_seen = k_KSH[:, start:stop], v_KSV[:, start:stop]
-        y_KTGV[:, t : t + B] = attend_block(q_KBGH, k_KSH_seen, v_KSV_seen, window, cap, sinks_K1G1)
+        shares = None if shares_KTGS is None else shares_KTGS[:, t : t + B, :, start:stop]
+        y_KTGV[:, t : t + B] = attend_block(q_KBGH, k_KSH_seen, v_KSV_seen, window, cap, sinks_K1G1, shares)
 
     each(run, range(0, T, QUERY_BLOCK))
     return y_KTGV
 
 
-def attend_block(q_KBGH, k_KSH, v_KSV, window, cap, sinks_K1G1):
+def attend_block(q_KBGH, k_KSH, v_KSV, window, cap, sinks_K1G1, shares_KBGS=None):
     """`attend` for B queries, of the last B of the S keys: exp(q k^T - max) v / sum(exp(q k^T - max))."""
     scores_KBGS = for_each_head(q_KBGH, k_KSH.swapaxes(1, 2))
     if cap is not None:
@@ -80,6 +100,8 @@ def attend_block(q_KBGH, k_KSH, v_KSV, window, cap, sinks_K1G1):
     sum_KBG1 = weights_KBGS.sum(axis=-1, keepdims=True)
     if sinks_K1G1 is not None:
         sum_KBG1 += np.exp(sinks_K1G1 - top_KBG1)
+    if shares_KBGS is not None:
+        np.divide(weights_KBGS, sum_KBG1, out=shares_KBGS)
     y_KBGV = for_each_head(weights_KBGS, v_KSV)
     y_KBGV /= sum_KBG1  # here there is less to divide than before the product
     return y_KBGV

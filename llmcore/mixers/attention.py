@@ -12,13 +12,14 @@ H head width, V width of a value head, R rotating pairs, B queries of a block.
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from ..cache import Rows, Step
+from ..cache import Rows
 from ..linear import Matrix, linear
 from ..ops import rms_norm, sigmoid
-from .attend import attend, attend_chunk, each_text
+from .attend import attend, attend_chunk, attend_seen, each_text
 from .heads import (
     HeadNorm,
     Temperature,
@@ -32,6 +33,7 @@ from .heads import (
 )
 from .keys import read_head_counts, read_n_layers, read_norm_eps, read_window, read_window_width
 from .rope import Rope, read_rope, read_window_rope
+from .step import Step
 
 
 @dataclass(frozen=True)
@@ -164,11 +166,14 @@ def run(x_TD: np.ndarray, w: Weights, plan: Attention, step: Step, i: int) -> np
     qk_TMH = place(qk_TMH, w, plan, step)
     if plan.value_eps is not None:
         v_TKV = rms_norm(v_TKV, np.float32(1), plan.value_eps)
-    q_TNH, k_TKH = qk_TMH[:, :N], qk_TMH[:, N:]
+    q_TNH, k_TKH = step.see("Qcur", i, qk_TMH[:, :N]), step.see("Kcur", i, qk_TMH[:, N:])
+    v_TKV = step.see("Vcur", i, v_TKV)
     if plan.temperature is not None:
         q_TNH = q_TNH * growth(step.positions_T, plan.temperature)[:, None, None]
     # Query heads n = k G ... k G + G - 1 share the key/value head k.
     q_KTGH = q_TNH.reshape(T, K, N // K, -1).swapaxes(0, 1) * np.float32(plan.scale)
+
+    seen = partial(attend_seen, step, i)
 
     def attend_in(rows, cache):
         """What the new tokens of one text, in these rows, find; (K, T', G, V)."""
@@ -177,12 +182,12 @@ def run(x_TD: np.ndarray, w: Weights, plan: Attention, step: Step, i: int) -> np
         else:
             k_KSH, v_KSV = cache.read(plan.rows_of, rows.stop - rows.start)
         if plan.chunked:
-            return attend_chunk(q_KTGH[:, rows], k_KSH, v_KSV, plan.window, cache.length)
-        return attend(q_KTGH[:, rows], k_KSH, v_KSV, plan.window, plan.softcap, w.attn_sinks)
+            return seen(attend_chunk, q_KTGH[:, rows], k_KSH, v_KSV, plan.window, cache.length)
+        return seen(attend, q_KTGH[:, rows], k_KSH, v_KSV, plan.window, plan.softcap, w.attn_sinks)
 
     y_TF = each_text(step, attend_in).swapaxes(0, 1).reshape(T, -1)
     if plan.gated:
         y_TF = y_TF * sigmoid(gate_TF)
     if plan.sub_norm_eps is not None:
         y_TF = rms_norm(y_TF, w.attn_sub_norm, plan.sub_norm_eps)
-    return linear(y_TF, w.attn_output)
+    return linear(step.see("kqv_out", i, y_TF), w.attn_output)

@@ -32,6 +32,12 @@ CHUNK = 64  # tokens of a matrix with one decay a head ...
 CHANNEL_CHUNK = 16  # ... and with one a channel, which takes Q x Q x P factors
 
 
+def see_heads(step, i, q_THP, k_THP, v_THP):
+    """Queries, keys and values of one text's new tokens, past who looks on."""
+    named = {"q_conv": q_THP, "k_conv": k_THP, "v_conv": v_THP}
+    return (step.see(name, i, x_THP) for name, x_THP in named.items())
+
+
 def of_length_1(x, eps):
     """x / sqrt(sum(x^2) + eps) over the last axis."""
     return x / np.sqrt(np.einsum("...p,...p->...", x, x)[..., None] + np.float32(eps))

@@ -19,12 +19,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..cache import State, Step
+from ..cache import State
 from ..linear import Matrix, linear
 from ..ops import rms_norm, sigmoid, silu
 from .conv import causal_conv, softplus
-from .delta_rule import of_length_1, scan
+from .delta_rule import of_length_1, scan, see_heads
 from .keys import read_norm_eps
+from .step import Step
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,8 @@ def run(x_TD: np.ndarray, w: Weights, plan: DeltaNet, step: Step, i: int) -> np.
     if w.order is not None:
         in_TF = in_TF[:, w.order]
     qkv_TC, z_TU, beta_TH, alpha_TH = np.split(in_TF, [C, C + U, C + U + H], axis=1)
-    g_TH1 = (w.ssm_a * softplus(alpha_TH + w.ssm_dt))[:, :, None]
-    beta_TH = sigmoid(beta_TH)
+    g_TH1 = step.see("gate", i, w.ssm_a * softplus(alpha_TH + w.ssm_dt))[:, :, None]
+    beta_TH = step.see("beta", i, sigmoid(beta_TH))
     heads_H = np.arange(H)
     key_head_H = heads_H // (H // plan.n_key_heads) if plan.grouped else heads_H % plan.n_key_heads
     y_THP = np.empty((T, H, P), np.float32)
@@ -125,7 +126,8 @@ def run(x_TD: np.ndarray, w: Weights, plan: DeltaNet, step: Step, i: int) -> np.
         heads_TMP = silu(qkv_TC[rows]).reshape(-1, C // P, P)
         q_TKP, k_TKP, v_THP = np.split(heads_TMP, [plan.n_key_heads, 2 * plan.n_key_heads], axis=1)
         q_THP, k_THP = (of_length_1(x_TKP, plan.eps)[:, key_head_H] for x_TKP in (q_TKP, k_TKP))
+        q_THP, k_THP, v_THP = see_heads(step, i, q_THP, k_THP, v_THP)
         y_THP[rows], s_HPP = scan(q_THP, k_THP, v_THP, g_TH1[rows], beta_TH[rows], s_HPP)
-        cache.layers[i].replace(s_HPP, before_WC)
-    y_THP = rms_norm(y_THP, w.ssm_norm, plan.eps)
-    return linear(y_THP.reshape(T, U) * silu(z_TU), w.ssm_out)
+        cache.layers[i].replace(step.see("new_state", i, s_HPP), step.see("new_conv", i, before_WC))
+    y_THP = rms_norm(step.see("attn_output", i, y_THP), w.ssm_norm, plan.eps)
+    return linear(step.see("final_output", i, y_THP.reshape(T, U) * silu(z_TU)), w.ssm_out)

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..cache import State, Step
+from ..cache import State
 from ..linear import Matrix, linear
 from ..ops import rms_norm, sigmoid, silu
 from .conv import causal_conv, softplus
-from .delta_rule import of_length_1, scan
+from .delta_rule import of_length_1, scan, see_heads
 from .keys import read_norm_eps
+from .step import Step
 
 
 @dataclass(frozen=True)
@@ -91,15 +92,17 @@ def run(x_TD: np.ndarray, w: Weights, plan: KDA, step: Step, i: int) -> np.ndarr
     qkv_TC = linear(x_TD, w.attn_qkv)
     f_TP, gate_TP, beta_TH = np.split(linear(x_TD, w.ssm_in), [P, 2 * P], axis=1)
     g_THP = w.ssm_a * softplus(linear(f_TP, w.ssm_f_b) + w.ssm_dt).reshape(T, H, P)
+    g_THP = step.see("gate", i, g_THP)
     gate_THP = sigmoid(linear(gate_TP, w.ssm_g_b)).reshape(T, H, P)
-    beta_TH = sigmoid(beta_TH)
+    beta_TH = step.see("beta", i, sigmoid(beta_TH))
     y_THP = np.empty((T, H, P), np.float32)
     for rows, cache in step.texts:
         s_HPP, before_WC = cache.state(i)
         conv_TC, before_WC = causal_conv(qkv_TC[rows], before_WC, w.ssm_conv1d)
         q_THP, k_THP, v_THP = np.split(silu(conv_TC).reshape(-1, 3 * H, P), 3, axis=1)
         q_THP, k_THP = (of_length_1(x_THP, plan.eps) for x_THP in (q_THP, k_THP))
+        q_THP, k_THP, v_THP = see_heads(step, i, q_THP, k_THP, v_THP)
         y_THP[rows], s_HPP = scan(q_THP, k_THP, v_THP, g_THP[rows], beta_TH[rows], s_HPP)
-        cache.layers[i].replace(s_HPP, before_WC)
-    y_THP = rms_norm(y_THP, w.ssm_norm, plan.eps) * gate_THP
-    return linear(y_THP.reshape(T, -1), w.attn_output)
+        cache.layers[i].replace(step.see("new_state", i, s_HPP), step.see("new_conv", i, before_WC))
+    y_THP = rms_norm(step.see("attn_output", i, y_THP), w.ssm_norm, plan.eps) * gate_THP
+    return linear(step.see("final_output", i, y_THP.reshape(T, -1)), w.attn_output)

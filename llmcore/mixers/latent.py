@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..cache import Rows, Step
+from ..cache import Rows
 from ..linear import Matrix, linear
 from ..ops import rms_norm
-from .attend import attend, each_text
+from .attend import attend, attend_seen, each_text
 from .keys import read_head_counts, read_norm_eps
 from .rope import Rope, read_rope, rotate
+from .step import Step
 
 
 @dataclass(frozen=True)
@@ -131,16 +132,17 @@ def run(x_TD: np.ndarray, w: Weights, plan: Latent, step: Step, i: int) -> np.nd
     row_T1A = linear(x_TD, w.attn_kv_a_mqa)[:, None]
     c_T1C = rms_norm(row_T1A[..., :C], w.attn_kv_a_norm, plan.eps)
     position_T1Z = rotated(row_T1A[..., C:], plan, step)
-    row_T1A = np.concatenate([c_T1C, position_T1Z], axis=-1)
-    q_1TNA = np.concatenate([q_TNC, position_TNZ], axis=-1)[None] * np.float32(plan.scale)
+    row_T1A = step.see("Kcur", i, np.concatenate([c_T1C, position_T1Z], axis=-1))
+    q_TNA = step.see("Qcur", i, np.concatenate([q_TNC, position_TNZ], axis=-1))
+    q_1TNA = q_TNA[None] * np.float32(plan.scale)
 
     def attend_in(rows, cache):
         (row_1SA,) = cache.append(i, row_T1A[rows])
-        return attend(q_1TNA[:, rows], row_1SA, row_1SA[..., :C])
+        return attend_seen(step, i, attend, q_1TNA[:, rows], row_1SA, row_1SA[..., :C])
 
     y_1TNC = each_text(step, attend_in)
     y_NTV = y_1TNC[0].swapaxes(0, 1) @ w.attn_v_b.swapaxes(1, 2)
-    return linear(y_NTV.swapaxes(0, 1).reshape(T, -1), w.attn_output)
+    return linear(step.see("kqv_out", i, y_NTV.swapaxes(0, 1).reshape(T, -1)), w.attn_output)
 
 
 def rotated(x_TNZ, plan, step):

@@ -19,11 +19,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..cache import State, Step
+from ..cache import State
 from ..linear import Matrix, linear
 from ..ops import rms_norm, silu
 from .conv import causal_conv, softplus
 from .keys import read_norm_eps
+from .step import Step
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,14 @@ def run(x_TD: np.ndarray, w: Weights, plan: Mamba, step: Step, i: int) -> np.nda
     for rows, cache in step.texts:
         s_UN, before_WU = cache.state(i)
         u_TU, before_WU = causal_conv(in_TU[rows], before_WU, w.ssm_conv1d, w.ssm_conv1d_bias)
-        u_TU = silu(u_TU)
+        u_TU = step.see("conv_out", i, silu(u_TU))
         dt_TU, b_TN, c_TN = choose(u_TU, w, plan)
+        dt_TU = step.see("dt", i, dt_TU)
+        b_TN, c_TN = step.see("B", i, b_TN), step.see("C", i, c_TN)
         y_TU[rows], s_UN = scan(u_TU, dt_TU, b_TN, c_TN, w.ssm_a, s_UN)
         y_TU[rows] += w.ssm_d * u_TU
-        cache.layers[i].replace(s_UN, before_WU)
-    return linear(y_TU * silu(z_TU), w.ssm_out)
+        cache.layers[i].replace(step.see("new_state", i, s_UN), step.see("new_conv", i, before_WU))
+    return linear(step.see("final_output", i, y_TU * silu(z_TU)), w.ssm_out)
 
 
 def choose(u_TU, w, plan):

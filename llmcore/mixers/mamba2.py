@@ -17,12 +17,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..cache import State, Step
+from ..cache import State
 from ..linear import Matrix, linear
 from ..ops import rms_norm, silu
 from .conv import causal_conv, softplus
 from .duality import scan
 from .keys import read_norm_eps
+from .step import Step
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def run(x_TD: np.ndarray, w: Weights, plan: Mamba2, step: Step, i: int) -> np.nd
     """The Mamba-2 of layer i; (T, D) -> (T, D). A token sees no text but its own."""
     T, U, G = len(x_TD), plan.n_inner, plan.n_groups
     z_TU, xbc_TC, dt_TH = np.split(linear(x_TD, w.ssm_in), [U, U + plan.n_conv], axis=1)
-    dt_TH = softplus(dt_TH + w.ssm_dt)
+    dt_TH = step.see("dt", i, softplus(dt_TH + w.ssm_dt))
     y_TU = np.empty((T, U), np.float32)
     for rows, cache in step.texts:
         s_HPN, before_WC = cache.state(i)
@@ -108,10 +109,12 @@ def run(x_TD: np.ndarray, w: Weights, plan: Mamba2, step: Step, i: int) -> np.nd
         x_TU, bc_TF = np.split(silu(conv_TC), [U], axis=1)
         x_THP = x_TU.reshape(-1, plan.n_heads, U // plan.n_heads)
         b_TGN, c_TGN = bc_TF.reshape(-1, 2, G, plan.state_width).swapaxes(0, 1)
+        x_THP, b_TGN = step.see("conv_out", i, x_THP), step.see("B", i, b_TGN)
+        c_TGN = step.see("C", i, c_TGN)
         y_THP, s_HPN = scan(x_THP, dt_TH[rows], b_TGN, c_TGN, w.ssm_a, s_HPN)
         y_TU[rows] = (y_THP + w.ssm_d[:, None] * x_THP).reshape(-1, U)
-        cache.layers[i].replace(s_HPN, before_WC)
+        cache.layers[i].replace(step.see("new_state", i, s_HPN), step.see("new_conv", i, before_WC))
     y_TU *= silu(z_TU)
     if w.ssm_norm is not None:
         y_TU = rms_norm(y_TU.reshape(T, G, -1), w.ssm_norm, plan.eps).reshape(T, U)
-    return linear(y_TU, w.ssm_out)
+    return linear(step.see("final_output", i, y_TU), w.ssm_out)

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..cache import State, Step
+from ..cache import State
 from ..linear import Matrix, linear
 from ..ops import layer_norm, sigmoid
 from .keys import read_norm_eps
+from .step import Step
 
 PRODUCTS = ("receptance", "key", "value", "output")
 RANKS = {"w": "decay", "a": "iclr", "v": "value_residual_mix", "g": "gate"}
@@ -93,10 +94,12 @@ def state(plan: Rwkv7) -> State:
 def run(x_TD: np.ndarray, w: Weights, plan: Rwkv7, step: Step, i: int) -> np.ndarray:
     """What block i adds to x; (T, D) -> (T, D). A token sees no text but its own."""
     h_TD = layer_norm(x_TD, *w.norms[0], plan.eps)
-    y_TD, tables = time_mix(h_TD, w, plan, step, i)
+    y_TD, tables = time_mix(step.see("time_mix_norm", i, h_TD), w, plan, step, i)
+    y_TD = step.see("time_mix_out", i, y_TD)
     f_TD = layer_norm(x_TD + y_TD, *w.norms[1], plan.eps)
     k_TD = f_TD + look_back(f_TD, step, i, half=1) * w.channel_lerp
-    y_TD += linear(np.square(np.maximum(linear(k_TD, w.channel_key), 0)), w.channel_value)
+    hidden_TF = step.see("ffn_hidden", i, np.square(np.maximum(linear(k_TD, w.channel_key), 0)))
+    y_TD = y_TD + step.see("channel_mix_out", i, linear(hidden_TF, w.channel_value))
     for (rows, cache), s_HKK in zip(step.texts, tables, strict=True):
         cache.layers[i].replace(s_HKK, np.stack([h_TD[rows.stop - 1], f_TD[rows.stop - 1]]))
     return y_TD
@@ -129,7 +132,7 @@ def time_mix(h_TD, w, plan, step, i):
     y_THK, tables = np.empty_like(v_THK), []
     for rows, cache in step.texts:
         y_THK[rows], s_HKK = scan(*all_6THK[:, rows], cache.state(i)[0])
-        tables.append(s_HKK)
+        tables.append(step.see("new_state", i, s_HKK))
     gain_HK, bias_HK, bonus_HK = (x_D.reshape(H, K) for x_D in (*w.norms[2], w.vectors["r_k"]))
     y_THK = layer_norm(y_THK, gain_HK, bias_HK, eps=64e-5)
     y_THK += (r_THK * k_THK * bonus_HK).sum(axis=-1, keepdims=True) * v_THK

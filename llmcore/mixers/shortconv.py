@@ -20,9 +20,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..cache import State, Step
+from ..cache import State
 from ..linear import Matrix, linear
 from .conv import causal_conv
+from .step import Step
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,13 @@ def state(plan: ShortConv) -> State:
 
 def run(x_TD: np.ndarray, w: Weights, plan: ShortConv, step: Step, i: int) -> np.ndarray:
     """The short convolution of layer i; (T, D) -> (T, D). A token sees no text but its own."""
-    bcu_TF = linear(x_TD, w.in_proj)
+    bcu_TF = step.see("bcx", i, linear(x_TD, w.in_proj))
     y_TD = np.empty_like(x_TD)
     for rows, cache in step.texts:
         b_TD, c_TD, u_TD = np.split(bcu_TF[rows], 3, axis=1)
         y_TD[rows], last_WD = mix(b_TD, c_TD, u_TD, cache.state(i)[0], w.conv)
-        cache.layers[i].replace(last_WD)
-    return linear(y_TD, w.out_proj)
+        cache.layers[i].replace(step.see("new_conv", i, last_WD))
+    return linear(step.see("conv_output_gated", i, y_TD), w.out_proj)
 
 
 def mix(b_TD, c_TD, u_TD, before_WD, kernel_DW):

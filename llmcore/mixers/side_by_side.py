@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..cache import Rows, State, Step
+from ..cache import Rows, State
 from . import attention, mamba2
 from .rope import Rope
+from .step import Step
 
 
 @dataclass(frozen=True)
