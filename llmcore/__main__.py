@@ -8,6 +8,7 @@ from .cli.interrupt import leave_at_once
 COMMANDS = {  # name: its module, what it does
     "generate": ("llmcore.generate", "continue or answer a prompt"),
     "chat": ("llmcore.cli.chat", "talk with a model in the terminal"),
+    "batch": ("llmcore.cli.jobs", "answer the requests of a file, one a line"),
     "inspect": ("llmcore.cli.inspect", "print what is in a model file"),
     "get": ("llmcore.cli.get", "fetch a model: smollm2, gemma3, or hf:ORG/REPO on the Hugging Face hub"),
 }

@@ -31,7 +31,8 @@ ORDER = """
     chat/messages chat/template chat/literals chat/tools chat/arguments chat/calls chat/tags chat/formats
     chat/reasoning chat/prompt chat/answer chat
     glass/watching glass/keeping glass/stream glass/lens glass/votes glass/changing glass llm chat/session
-    cli/interrupt cli/options cli/report cli/command cli/inspect cli/hub cli/get cli/batch cli/chat
+    cli/interrupt cli/options cli/report cli/command cli/inspect cli/hub cli/get cli/batch
+    cli/requests cli/responses cli/lines cli/journal cli/jobs cli/chat
     chat/__main__ generate __main__
 """.split()  # noqa: SIM905
 WINGS = {"speed", "chat", "cli", "glass", "serve"}
@@ -39,6 +40,7 @@ WINGS = {"speed", "chat", "cli", "glass", "serve"}
 DOORS = {"llm": {"speed", "chat", "glass"}, "generate": {"cli", "chat"}, "__main__": {"cli"}}
 # room -> what it imports when it is needed: they say how to install it, or do without
 OPTIONAL = {"chat/template": {"jinja2"}, "cli/hub": {"huggingface_hub"}, "speed/machine": {"threadpoolctl"}}
+OPTIONAL |= {"cli/lines": {"pyarrow"}}
 CORE = {"numpy", "gguf", "sentencepiece", "tqdm"}
 # What is imported only once it is needed, against the order: a command, and the kinds that a folder chooses
 # from.

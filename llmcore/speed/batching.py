@@ -3,7 +3,8 @@ one.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -55,15 +56,19 @@ def write_texts(llm, prompts, batch: int, stop: str | Sequence[str], options: di
     return write_together(llm.weights, llm.config, texts, batch)
 
 
-def write_together(weights: Weights, config: Config, texts: list[Whole], batch: int) -> Iterator[Whole]:
+def write_together(weights: Weights, config: Config, texts: Iterable[Whole], batch: int) -> Iterator[Whole]:
     """Have texts written, `batch` of them at a time; yields each as soon as it and all before it are
     complete.
 
-    Where one ends the next begins: its prompt is read, then it joins the others.
+    Where one ends the next begins: its prompt is read, then it joins the others. No more than `batch` texts
+    that have not begun are taken from an iterator, so it may have no end.
     """
-    waiting, begun = deque(texts), deque[Whole]()
+    coming, waiting, begun = iter(texts), deque[Whole](), deque[Whole]()
     running: list[tuple[Whole, KVCache]] = []
-    while waiting or running:
+    while True:
+        waiting.extend(islice(coming, batch - len(waiting)))
+        if not (waiting or running):
+            return
         if waiting and len(running) < batch:
             moved = [(text, empty_cache(config)) for text in _next_texts(waiting, batch - len(running))]
             begun += [text for text, _ in moved]
