@@ -10,6 +10,7 @@ COMMANDS = {  # name: its module, what it does
     "chat": ("llmcore.cli.chat", "talk with a model in the terminal"),
     "batch": ("llmcore.cli.jobs", "answer the requests of a file, one a line"),
     "inspect": ("llmcore.cli.inspect", "print what is in a model file"),
+    "serve": ("llmcore.serve.command", "a server that speaks OpenAI's protocol, and its page"),
     "get": ("llmcore.cli.get", "fetch a model: smollm2, gemma3, or hf:ORG/REPO on the Hugging Face hub"),
 }
 

@@ -33,6 +33,8 @@ ORDER = """
     glass/watching glass/keeping glass/stream glass/lens glass/votes glass/changing glass llm chat/session
     cli/interrupt cli/options cli/report cli/command cli/inspect cli/hub cli/get cli/batch
     cli/requests cli/responses cli/lines cli/journal cli/jobs cli/chat
+    serve/metrics serve/prefixes serve/texts serve/engine serve/answers serve/requests serve/replies
+    serve/guard serve/jobs serve/embeddings serve/app serve/command
     chat/__main__ generate __main__
 """.split()  # noqa: SIM905
 WINGS = {"speed", "chat", "cli", "glass", "serve"}
@@ -41,6 +43,8 @@ DOORS = {"llm": {"speed", "chat", "glass"}, "generate": {"cli", "chat"}, "__main
 # room -> what it imports when it is needed: they say how to install it, or do without
 OPTIONAL = {"chat/template": {"jinja2"}, "cli/hub": {"huggingface_hub"}, "speed/machine": {"threadpoolctl"}}
 OPTIONAL |= {"cli/lines": {"pyarrow"}}
+OPTIONAL |= {f"serve/{room}": {"starlette"} for room in ("guard", "embeddings", "app")}
+OPTIONAL |= {"serve/command": {"starlette", "uvicorn"}}
 CORE = {"numpy", "gguf", "sentencepiece", "tqdm"}
 # What is imported only once it is needed, against the order: a command, and the kinds that a folder chooses
 # from.
@@ -65,7 +69,7 @@ def lines_of(paths):
 
 def rooms():
     found = [path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py")]
-    return {room.removesuffix("/__init__") for room in found} - {"__init__", "cli", "speed"}
+    return {room.removesuffix("/__init__") for room in found} - {"__init__", "cli", "speed", "serve"}
 
 
 def imports(room):

@@ -1,0 +1,352 @@
+"""Requests of OpenAI's protocol, read and checked: each field has a row in a table, and its own error."""
+
+import json
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ..chat import encode_chat, tools_for
+from ..errors import ContextOverflow, whole
+from ..llm import LLM
+from ..samplers.options import Sampling
+from ..tokenizers.streaming import stop_strings
+from .answers import Chat
+
+MOST_CHOICES, MOST_TOP, MOST_INPUTS = 128, 20, 2048
+TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+class RequestError(Exception):
+    """What is wrong with a request, as OpenAI's protocol tells it."""
+
+    def __init__(self, message, param=None, code=None, status=400, headers=None):
+        """`param`: the field; `code`: for programs."""
+        super().__init__(message)
+        self.status, self.headers = status, headers or {}
+        kind = TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def read_json(data: bytes) -> dict:
+    """The object in the body of a request."""
+    try:
+        body = json.loads(data, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"the body is no JSON: {error}", code="invalid_json") from None
+    if not isinstance(body, dict):
+        raise RequestError("the body must be a JSON object", code="invalid_json")
+    return body
+
+
+def _no_number(word):
+    raise ValueError(f"{word} is not a number of JSON")
+
+
+# Checks: (name, value) -> the value in the type that we use. Raises ValueError.
+
+
+def flag(name: str, value) -> bool:
+    """true or false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r:.60}; it must be true or false")
+    return value
+
+
+def text(name: str, value) -> str:
+    """A text."""
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {value!r:.60}; it must be a text")
+    return value
+
+
+def mapping(name: str, value) -> dict:
+    """An object."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is {value!r:.60}; it must be an object")
+    return value
+
+
+def between(least: int, most: int) -> Callable:
+    """A whole number from `least` to `most`."""
+
+    def check(name, value):
+        number = whole(name, value, least)
+        if number > most:
+            raise ValueError(f"{name} is {number}; it must be at most {most}")
+        return number
+
+    return check
+
+
+def any_whole(name: str, value) -> int:
+    """A whole number; a negative one stands for a positive one, as a seed of 64 bits."""
+    return whole(name, value, least=-(1 << 63)) % (1 << 64)
+
+
+def biases(name: str, value) -> dict:
+    """{token id: bias}; JSON writes the ids as texts."""
+    try:
+        return {int(i): bias for i, bias in mapping(name, value).items()}
+    except ValueError:
+        raise ValueError(f"{name} is {value!r:.60}; it must map token ids to numbers") from None
+
+
+def one_of(*allowed) -> Callable:
+    """One of these values, which say nothing new: what we cannot do otherwise."""
+
+    def check(name, value):
+        if value not in allowed:
+            known = ", ".join(json.dumps(one) for one in allowed)
+            raise ValueError(f"{name} is {value!r:.60}; this server knows only {known}")
+        return value
+
+    return check
+
+
+def refused(why: str) -> Callable:
+    """No value at all."""
+
+    def check(name, value):
+        if value not in ([], {}, ""):
+            raise ValueError(f"{name} is not supported: {why}")
+
+    return check
+
+
+def ignored(name: str, value) -> None:
+    """Anything: it has no effect on the text."""
+
+
+def as_it_is(name: str, value):
+    """Anything; whoever uses it checks it."""
+    return value
+
+
+def stops(name: str, value) -> list[str]:
+    """A text or a list of texts."""
+    if not isinstance(value, str | list):
+        raise ValueError(f"{name} is {value!r:.60}; it must be a text or a list of texts")
+    return stop_strings(value)
+
+
+SAMPLING = {f.name: as_it_is for f in fields(Sampling)} | {"logit_bias": biases}
+IGNORED = (
+    *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "verbosity"),
+    *("prompt_cache_retention", "prediction", "parallel_tool_calls", "cache_prompt"),
+)
+COMMON: dict[str, Callable] = {
+    "model": text,
+    "n": between(1, MOST_CHOICES),
+    "seed": any_whole,
+    "stop": stops,
+    "max_tokens": whole,
+    "stream": flag,
+    "stream_options": mapping,
+    "ignore_eos": flag,
+    **SAMPLING,
+    **dict.fromkeys(IGNORED, ignored),
+}
+CHAT = COMMON | {
+    "messages": as_it_is,
+    "max_completion_tokens": whole,
+    "logprobs": flag,
+    "top_logprobs": between(0, MOST_TOP),
+    "tools": as_it_is,
+    "tool_choice": one_of("none", "auto"),
+    "response_format": lambda name, value: one_of("text")(f"{name}.type", mapping(name, value).get("type")),
+    "reasoning_effort": text,
+    "chat_template_kwargs": mapping,
+    "continue_final_message": flag,
+    "modalities": one_of(["text"]),
+    "audio": refused("this server writes text alone"),
+    "web_search_options": refused("this server does not search the web"),
+    "functions": refused("use tools"),
+    "function_call": refused("use tool_choice"),
+}
+COMPLETION = COMMON | {
+    "prompt": as_it_is,
+    "logprobs": between(0, MOST_TOP),
+    "echo": flag,
+    "suffix": refused("a model without a chat template for it cannot fill in the middle"),
+    "best_of": one_of(1),
+}
+EMBEDDING = {
+    "model": text,
+    "input": as_it_is,
+    "encoding_format": lambda name, value: _named(name, value, ("float", "base64")),
+    "dimensions": whole,
+    "pooling": lambda name, value: _named(name, value, ("mean", "last")),
+    "user": ignored,
+}
+TOKENIZE = {"model": text, "content": text, "prompt": text, "messages": as_it_is, "tools": as_it_is}
+TOKENIZE |= {"add_special": flag, "add_special_tokens": flag, "parse_special": flag, "with_pieces": flag}
+TOKENIZE |= {"chat_template_kwargs": mapping}
+DETOKENIZE = {"model": text, "tokens": as_it_is}
+
+
+def _named(name, value, names):
+    if value not in names:
+        raise ValueError(f"{name} is {value!r:.60}; it must be {' or '.join(names)}")
+    return value
+
+
+def checked(body: Mapping[str, Any], table: Mapping[str, Callable]) -> dict[str, Any]:
+    """The fields of a body that are not null, each checked. Raises RequestError, with the field's name."""
+    for name in body:
+        if name not in table:
+            raise RequestError(f"Unrecognized request argument supplied: {name:.60}", param=name)
+    given = {}
+    for name, check in table.items():
+        if body.get(name) is not None:
+            given[name] = tried(lambda name=name, check=check: check(name, body[name]), name)
+    return given
+
+
+def tried(work, param):
+    """What `work` returns; the ValueError it raises is the client's to put right."""
+    try:
+        return work()
+    except ContextOverflow as error:
+        raise RequestError(str(error), param, "context_length_exceeded") from None
+    except ValueError as error:
+        first = re.match(r"\w*", str(error))[0]
+        raise RequestError(str(error), first if first in SAMPLING else param, "invalid_value") from None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be written: for each prompt n texts."""
+
+    prompts: list[list[int]]
+    n: int
+    stream: bool
+    include_usage: bool
+    stops: list[str]
+    options: dict  # of LLM.writer
+    n_top: int | None  # None: no log-probabilities
+    chat: Chat | None = None
+    echo: list[str] | None = None  # the prompts, to be repeated before the texts
+
+    def writers(self, llm: LLM):
+        """(the prompt's number, its writer) for each choice. Raises RequestError."""
+        seed, param = self.options["seed"], "prompt" if self.chat is None else "messages"
+        for i, ids in enumerate(self.prompts):
+            for k in range(self.n):
+                options = self.options | {"seed": (seed + k) % (1 << 64)}
+                yield i, tried(lambda ids=ids, options=options: llm.writer(ids, **options), param)
+
+
+def _common(llm, given, default_tokens, sampling, n_top):
+    """The fields of `Asked` that chats and completions share."""
+    own = {name: given[name] for name in SAMPLING if name in given}
+    stream_options = given.get("stream_options", {})
+    if stream_options and not given.get("stream"):
+        raise RequestError("stream_options is only allowed with stream: true", "stream_options")
+    max_tokens = given.get("max_completion_tokens", given.get("max_tokens", default_tokens))
+    options = {
+        "max_tokens": max_tokens,
+        "sampling": tried(lambda: llm.sampling(**sampling | own), None),
+        "seed": given.get("seed", secrets.randbits(32)),
+        "ignore_eos": given.get("ignore_eos", False),
+    }
+    return {
+        "n": given.get("n", 1),
+        "stream": given.get("stream", False),
+        "include_usage": bool(stream_options.get("include_usage")),
+        "stops": given.get("stop", []),
+        "options": options,
+        "n_top": n_top,
+    }
+
+
+def read_chat(llm: LLM, body: dict, sampling: Mapping) -> Asked:
+    """A request for an answer; `sampling` is what the server was told. It renders a template."""
+    given = checked(body, CHAT)
+    if "messages" not in given:
+        raise RequestError("messages is missing", "messages", "missing_required_parameter")
+    top = given.get("top_logprobs")
+    if top is not None and not given.get("logprobs"):
+        raise RequestError("top_logprobs is only allowed with logprobs: true", "top_logprobs")
+    common = _common(llm, given, llm.context_length, sampling, (top or 0) if given.get("logprobs") else None)
+    tools = None if given.get("tool_choice") == "none" else tried(lambda: tools_of(given), "tools")
+    ids = chat_ids(llm, given, tools)
+    end = llm.tokenizer.decode(ids[-16:], special=True)
+    chat = Chat(llm.tokenizer, llm.tokenizer.chat_template or "", end, common["stops"], tools)
+    return Asked([ids], chat=chat, **common)
+
+
+def tools_of(given: Mapping) -> list[dict] | None:
+    """The tools of a request. Raises ValueError."""
+    tools = given.get("tools")
+    if tools is not None and not isinstance(tools, list):
+        raise ValueError("tools must be a list")
+    return tools_for(tools)
+
+
+def chat_ids(llm: LLM, given: Mapping, tools: list[dict] | None) -> list[int]:
+    """The prompt of a conversation."""
+    variables = dict(given.get("chat_template_kwargs", {}))
+    if effort := given.get("reasoning_effort"):
+        variables = {"reasoning_effort": effort, "enable_thinking": effort != "none"} | variables
+    options: dict[str, Any] = {"tools": tools, "template": variables}
+    options["continue_final_message"] = given.get("continue_final_message", False)
+    return tried(lambda: encode_chat(llm.tokenizer, given["messages"], **options), "messages")
+
+
+def read_completion(llm: LLM, body: dict, sampling: Mapping) -> Asked:
+    """A request to continue texts."""
+    given = checked(body, COMPLETION)
+    if "prompt" not in given:
+        raise RequestError("prompt is missing", "prompt", "missing_required_parameter")
+    common = _common(llm, given, 16, sampling, given.get("logprobs"))
+    prompts = tried(lambda: texts_or_ids("prompt", given["prompt"]), "prompt")
+    ids = [llm.encode_prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+    echo = None
+    if given.get("echo"):
+        if given.get("logprobs") is not None:
+            raise RequestError(
+                "echo does not tell log-probabilities of the prompt; ask for one of both", "echo"
+            )
+        echo = [
+            p if isinstance(p, str) else tried(lambda p=p: llm.tokenizer.decode(p), "prompt") for p in prompts
+        ]
+    return Asked(ids, echo=echo, **common)
+
+
+def texts_or_ids(name: str, value) -> list:
+    """A text, its ids, or a list of either, as a list. Raises ValueError."""
+    if isinstance(value, str) or (isinstance(value, list) and value and _is_id(value[0])):
+        value = [value]
+    if not (isinstance(value, list) and 0 < len(value) <= MOST_INPUTS):
+        raise ValueError(
+            f"{name} must be a text, a list of token ids, or up to {MOST_INPUTS} of them in a list"
+        )
+    for one in value:
+        if not (isinstance(one, str) or (isinstance(one, list) and all(map(_is_id, one)))):
+            raise ValueError(f"{name} holds {one!r:.60}; it must be a text or a list of token ids")
+    return value
+
+
+def _is_id(value):
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def tokenized(llm: LLM, given: Mapping) -> list[int]:
+    """The ids that were asked for. Raises RequestError."""
+    if "messages" in given:
+        return chat_ids(llm, given, tried(lambda: tools_of(given), "tools"))
+    content = given.get("content", given.get("prompt"))
+    if content is None:
+        raise RequestError("content, prompt or messages is missing", "content", "missing_required_parameter")
+    special = given.get("add_special", given.get("add_special_tokens", "prompt" in given))
+    return llm.tokenizer.encode(content, add_special=special, parse_special=given.get("parse_special", True))
+
+
+def detokenized(llm: LLM, given: Mapping) -> str:
+    """The text of the ids. Raises RequestError."""
+    ids = given.get("tokens")
+    if not (isinstance(ids, list) and all(map(_is_id, ids))):
+        raise RequestError("tokens must be a list of token ids", "tokens", "invalid_value")
+    return tried(lambda: llm.tokenizer.decode(ids), "tokens")
