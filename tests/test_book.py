@@ -35,7 +35,7 @@ ORDER = """
     cli/requests cli/responses cli/lines cli/journal cli/jobs cli/chat
     serve/metrics serve/prefixes serve/texts serve/engine serve/answers serve/requests serve/replies
     serve/guard serve/jobs serve/embeddings serve/app serve/command
-    chat/__main__ generate __main__
+    chat/__main__ generate cli/lens __main__
 """.split()  # noqa: SIM905
 WINGS = {"speed", "chat", "cli", "glass", "serve"}
 # Which wings they import; __main__ only what ends a command that is still being imported.

@@ -73,7 +73,7 @@ def command_line(parser: argparse.ArgumentParser, run, argv=None, check=lambda a
         try:
             check(args)
             given = sampling_given(args)
-            stop_strings(args.stop)
+            stop_strings(getattr(args, "stop", ()))
         except ValueError as error:
             parser.error(on_one_line(str(error)))
         if args.threads is not None:

@@ -144,43 +144,28 @@ OPTIONS = [
     ("--seed", "S", count(0), "the same seed gives the same text; else a new one is taken, and told"),
     ("--max-tokens", "N", count(1), "stop after N tokens; else the text's own end or a full context does"),
     (
-        "--context",
-        "N",
-        count(1),
-        "tokens of prompt and text together; else as many as the model was trained on",
-    ),
-    (
         "--draft",
         "lookup:N",
         draft_tokens,
         "guess up to N tokens ahead where the text repeats itself: the same, sooner",
     ),
-    ("--threads", "N", count(1), "compute with N threads; else one for each core"),
 ]
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """What every command that runs a model can be told."""
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Which model, how it is held, and what a chat template needs beside the messages."""
     names = "a GGUF file, smollm2 or gemma3, or hf:ORG/REPO[/FILE.gguf]; else the one model in models/"
     parser.add_argument("--model", metavar="M", help=names)
     parser.add_argument(
         "--system", metavar="S", help="the system message: how a chat model shall answer (as --chat)"
     )
-    for flag, name, metavar, kind, text in SAMPLING:
-        default = DEFAULTS[name]
-        shown = ";".join(default) if isinstance(default, tuple) else default
-        # None: not given, so that the file may have its own
-        parser.add_argument(flag, dest=name, metavar=metavar, type=kind, help=f"{text} ({shown})")
-    for flag, name, metavar, kind, text in REPEATED:
-        parser.add_argument(flag, dest=name, metavar=metavar, type=kind, action="append", help=text)
-    for flag, metavar, kind, text in OPTIONS:
-        parser.add_argument(flag, metavar=metavar, type=kind, help=text)
-    parser.add_argument(
-        "--stop", metavar="STR", action="append", default=[], help="end before STR; may be repeated"
-    )
     parser.add_argument(
         "--weights", choices=WEIGHTS, default="auto", help="how weights are held (%(default)s)"
     )
+    context = "tokens of prompt and text together; else as many as the model was trained on"
+    parser.add_argument("--context", metavar="N", type=count(1), help=context)
+    threads = "compute with N threads; else one for each core"
+    parser.add_argument("--threads", metavar="N", type=count(1), help=threads)
     parser.add_argument(
         "--template",
         metavar="KEY=VALUE",
@@ -198,9 +183,37 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="write nothing but errors to standard error")
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What every command that writes a text can be told."""
+    add_model(parser)
+    for flag, name, metavar, kind, text in SAMPLING:
+        default = DEFAULTS[name]
+        shown = ";".join(default) if isinstance(default, tuple) else default
+        # None: not given, so that the file may have its own
+        parser.add_argument(flag, dest=name, metavar=metavar, type=kind, help=f"{text} ({shown})")
+    for flag, name, metavar, kind, text in REPEATED:
+        parser.add_argument(flag, dest=name, metavar=metavar, type=kind, action="append", help=text)
+    for flag, metavar, kind, text in OPTIONS:
+        parser.add_argument(flag, metavar=metavar, type=kind, help=text)
+    parser.add_argument(
+        "--stop", metavar="STR", action="append", default=[], help="end before STR; may be repeated"
+    )
+
+
+def add_prompt(parser: argparse.ArgumentParser):
+    """One prompt, to be continued or answered; returns the group in which one of its forms must be given."""
+    prompt = parser.add_mutually_exclusive_group(required=True)
+    prompt.add_argument("--prompt", metavar="P", help="the text to continue; - reads it from standard input")
+    prompt.add_argument("--prompt-file", metavar="F", help="a file (UTF-8) with the text to continue")
+    parser.add_argument("--chat", action="store_true", help="answer the prompt, as a user's message")
+    begun = "the answer begins with S, and goes on from there (as --chat)"
+    parser.add_argument("--prefill", metavar="S", help=begun)
+    return prompt
+
+
 def sampling_given(args: argparse.Namespace) -> dict:
     """The options of sampling that were asked for. Raises ValueError for a value out of range."""
-    given = {name: value for name in DEFAULTS if (value := getattr(args, name)) is not None}
+    given = {name: value for name in DEFAULTS if (value := getattr(args, name, None)) is not None}
     if "logit_bias" in given:
         given["logit_bias"] = dict(given["logit_bias"])
     if "dry_sequence_breakers" in given:
@@ -252,16 +265,9 @@ def check_generate(args: argparse.Namespace) -> None:
 def generate_parser() -> argparse.ArgumentParser:
     """What `generate` can be told."""
     parser = Parser("python -m llmcore.generate", description="Continue a text with a GGUF model.")
-    prompt = parser.add_mutually_exclusive_group(required=True)
-    prompt.add_argument("--prompt", metavar="P", help="the text to continue; - reads it from standard input")
-    prompt.add_argument("--prompt-file", metavar="F", help="a file (UTF-8) with the text to continue")
-    prompt.add_argument(
-        "--prompts-file", metavar="F", help="a file (UTF-8) with a text to continue on each line"
-    )
+    prompts = "a file (UTF-8) with a text to continue on each line"
+    add_prompt(parser).add_argument("--prompts-file", metavar="F", help=prompts)
     parser.add_argument("--batch", metavar="N", type=count(1), help="prompts of --prompts-file at a time (8)")
-    parser.add_argument("--chat", action="store_true", help="answer the prompt, as a user's message")
-    begun = "the answer begins with S, and goes on from there (as --chat)"
-    parser.add_argument("--prefill", metavar="S", help=begun)
     parser.add_argument("--ignore-eos", action="store_true", help="go on when the model ends its text")
     parser.add_argument("--echo", action="store_true", help="print the prompt before the text")
     logprobs = "tell each token's log-probability, and the N best, on standard error"

@@ -9,8 +9,8 @@ say after each half layer; `votes.py` splits a logit into what each half layer a
 
 from .changing import ablate, head_at, patch
 from .keeping import keep
-from .lens import Lens, logit_lens
+from .lens import Lens, best_of, logit_lens
 from .votes import Votes, votes
 from .watching import NAMES
 
-__all__ = ["NAMES", "Lens", "Votes", "ablate", "head_at", "keep", "logit_lens", "patch", "votes"]
+__all__ = ["NAMES", "Lens", "Votes", "ablate", "best_of", "head_at", "keep", "logit_lens", "patch", "votes"]
