@@ -35,7 +35,10 @@ ORDER = """
     cli/requests cli/responses cli/lines cli/journal cli/jobs cli/chat
     serve/metrics serve/prefixes serve/texts serve/engine serve/answers serve/requests serve/replies
     serve/guard serve/jobs serve/embeddings serve/app serve/command
-    chat/__main__ generate cli/lens __main__
+    chat/__main__ generate cli/lens
+    glass/recording glass/page/arrays glass/page/source glass/page/run
+    glass/page/scenes/game glass/page/scenes/start glass/page/scenes/file
+    glass/page/scenes glass/page cli/explain __main__
 """.split()  # noqa: SIM905
 WINGS = {"speed", "chat", "cli", "glass", "serve"}
 # Which wings they import; __main__ only what ends a command that is still being imported.
@@ -81,7 +84,7 @@ def imports(room):
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             yield "package", node.module.split(".")[0]
         elif isinstance(node, ast.ImportFrom):
-            base = folder if node.level == 1 else folder.parent
+            base = [folder, *folder.parents][node.level - 1]
             module = (base / (node.module or "").replace(".", "/")).as_posix()
             within = [f"{module}/{alias.name}".removeprefix("./") for alias in node.names]
             inner = [name for name in within if name in ORDER]

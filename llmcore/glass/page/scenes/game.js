@@ -1,0 +1,3 @@
+function scene(data, state, el, t) {
+  el.append(h("p", null, "game"));
+}

@@ -1,0 +1,180 @@
+// The page around the scenes: the bar with the ribbon of tokens, the sections, the keys, and the checks.
+
+const RESULTS = [];
+
+function ribbon() {
+  const el = h("div", {id: "ribbon", role: "toolbar", "aria-label": TEXT.page.plain("follow")});
+  const buttons = [];
+  COLUMNS.forEach((position) => {
+    if (position < 0) {
+      el.append(chipAt(-1));
+      return;
+    }
+    const rowIndex = ROWS.indexOf(position);
+    const written = position >= DATA.run.prompt ? "written" : "";
+    buttons.push(h("button", {type: "button", class: `chip ${written}`, title: `${position}: ${nameAt(position)}`,
+      onclick: () => go({t: rowIndex})}, cut(visible(DATA.run.tokens[IDS[position]]))));
+    el.append(buttons[buttons.length - 1]);
+  });
+  const last = chipAt(IDS.length - 1, "written last");
+  el.append(last);
+  const update = () => {
+    buttons.forEach((one, i) => {
+      one.setAttribute("aria-pressed", String(i === state.t));
+      one.tabIndex = i === state.t ? 0 : -1;
+      one.classList.toggle("next", ROWS[i] === ROWS[state.t] + 1);
+    });
+    last.classList.toggle("next", ROWS[state.t] + 2 === IDS.length);
+    const chosen = buttons[state.t];
+    const hidden = chosen.offsetLeft - el.offsetLeft - el.scrollLeft;
+    if (hidden < 40 || hidden > el.clientWidth - 140) el.scrollLeft += hidden - el.clientWidth / 2;
+    document.getElementById("live").textContent = TEXT.page.plain("following", {token: nameAt(ROWS[state.t])});
+    if (el.contains(document.activeElement)) chosen.focus({preventScroll: true});
+  };
+  whenChanged(update);
+  requestAnimationFrame(update);
+  return el;
+}
+
+function schemeButton() {
+  const root = document.documentElement;
+  return h("button", {type: "button", id: "scheme", "aria-label": TEXT.page.plain("scheme"), title: TEXT.page.plain("scheme"),
+    onclick: () => {
+      const dark = getComputedStyle(root).colorScheme === "light dark"
+        ? matchMedia("(prefers-color-scheme: dark)").matches : root.dataset.scheme === "dark";
+      root.dataset.scheme = dark ? "light" : "dark";
+      repaint();
+    }}, "◐");
+}
+
+function jump(name) {
+  const section = document.getElementById(name);
+  section.scrollIntoView({behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth"});
+  section.querySelector("h2, h1").focus({preventScroll: true});
+}
+
+// A button that leads to a scene.
+function linkTo(name, ...kids) {
+  return h("button", {type: "button", class: "link", onclick: () => jump(name)}, kids);
+}
+
+function codeOf(name) {
+  const found = DATA.code[name] || [];
+  if (!found.length) return null;
+  return details(TEXT.page("code"), found.map((one) => h("figure", {class: "code"},
+    h("figcaption", null, h("code", null, `${one.file}:${one.line}`)),
+    h("pre", {tabindex: 0, "aria-label": `${one.file}:${one.line}`}, one.text))));
+}
+
+function build() {
+  const names = Object.keys(SCENES).filter((name) => DATA[name] !== undefined);
+  const main = document.getElementById("main"), nav = h("nav", {"aria-label": TEXT.page.plain("scenes")});
+  const updates = [];
+  let number = 0;
+  for (const name of names) {
+    const t = textsOf(name), el = h("div", {class: "body"}), counted = t.has("nav");
+    const section = h("section", {id: name, "aria-labelledby": `${name}-title`});
+    if (t.has("title")) {
+      section.append(h("h2", {id: `${name}-title`, tabindex: -1},
+        counted ? h("span", {class: "number"}, String(++number)) : null, t("title")));
+    }
+    section.append(el);
+    main.append(section);
+    if (counted) nav.append(h("button", {type: "button", onclick: () => jump(name)}, t("nav")));
+    updates.push([section, SCENES[name].scene(DATA, state, el, t) || (() => {})]);
+    const code = codeOf(name);
+    if (code) section.append(code);
+  }
+  fill(document.getElementById("bar"), h("div", {class: "top"}, nav, schemeButton()),
+    h("div", {class: "follow"}, h("span", {class: "label"}, TEXT.page("follow")), ribbon()));
+  return updates;
+}
+
+// Scenes in view follow at once, the others one after another when there is time.
+function follow(updates) {
+  let pending = 0;
+  return () => {
+    const turn = ++pending, later = [];
+    const root = document.documentElement;
+    for (const [section, update] of updates) {
+      const box = section.getBoundingClientRect();
+      if (box.bottom > -200 && box.top < innerHeight + 200) update(state);
+      else later.push(update);
+    }
+    root.dataset.busy = "";
+    const next = () => {
+      if (turn !== pending) return;
+      if (later.length) {
+        later.shift()(state);
+        setTimeout(next);
+      } else delete root.dataset.busy;
+    };
+    setTimeout(next);
+  };
+}
+
+function keys(event) {
+  const target = event.target;
+  if (event.key === "Escape") hideTip();
+  if (event.defaultPrevented || event.altKey || event.ctrlKey || event.metaKey) return;
+  if (target.matches("input, select, textarea, pre, .scroll, .arrows, .arrows *")) return;
+  if (event.key === "ArrowLeft") go({t: state.t - 1});
+  else if (event.key === "ArrowRight") go({t: state.t + 1});
+  else return;
+  event.preventDefault();
+}
+
+function glossary() {
+  return details(TEXT.page("glossary"), h("dl", null, Object.entries(TEXTS.glossary).map(([word, meaning]) =>
+    [h("dt", null, TEXTS.words[word] || word), h("dd", null, meaning)])));
+}
+
+// Let every scene's checks run, one after another; {name: true or false} goes into the page's summary.
+function check() {
+  const found = {same_as_unwatched: DATA.run.same};
+  RESULTS.push({scene: "page", name: "same_as_unwatched", ok: DATA.run.same, off: null});
+  for (const [name, {checks}] of Object.entries(SCENES)) {
+    if (!checks || DATA[name] === undefined) continue;
+    for (const one of checks(DATA)) {
+      RESULTS.push({scene: name, ...one});
+      found[one.name] = one.ok;
+    }
+  }
+  const element = document.getElementById("summary"), summary = JSON.parse(element.textContent);
+  summary.checks = found;
+  element.textContent = JSON.stringify(summary).replaceAll("<", "\\u003c");
+  document.documentElement.dataset.checks = Object.values(found).every((ok) => ok) ? "ok" : "failed";
+}
+
+function begin() {
+  document.title = TEXT.page.plain("page_title", {model: visible(DATA.run.model).replaceAll("·", " ")});
+  document.getElementById("skip").textContent = TEXT.page.plain("skip");
+  for (const part of Object.values(DATA)) Object.assign(DATA.run.tokens, part.tokens);
+  const first = (DATA.votes || {}).first || {layer: Math.floor(DATA.run.layers / 2), head: 0};
+  Object.assign(state, {t: DATA.run.steps.indexOf(0), layer: first.layer, head: first.head});
+  Object.assign(state, readFragment());
+  const updates = build();
+  const run = follow(updates);
+  whenChanged(run);
+  run();
+  fill(document.getElementById("foot"), glossary(), h("p", null, TEXT.page("made")));
+  document.addEventListener("keydown", keys);
+  window.addEventListener("hashchange", () => go(readFragment()));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
+  let width = innerWidth;
+  window.addEventListener("resize", () => {
+    if (width === innerWidth) return;
+    width = innerWidth;
+    repaint();
+    run();
+  });
+  document.addEventListener("toggle", repaint, true);
+  window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((one) => { one.open = true; }));
+  window.addEventListener("scroll", hideTip, {passive: true});
+  setTimeout(() => {
+    check();
+    run();
+  }, 30);
+}
+
+begin();

@@ -1,0 +1,168 @@
+"""A run, recorded: what the engine did with a prompt, token by token, and the arrays it did it with.
+
+The run goes as any other: the prompt is read, a token is drawn, and so on. First it runs unwatched, for its
+logits and timings; then once more with the same draws and a recorder that looks on. Of a long prompt the
+first token, the last ones and those that are written have rows of their own; attention to the tokens between
+is summed in one column, so that shares still sum to 1.
+
+Shape key: T new tokens, S cached + new, R rows kept, C columns kept, N query heads, V vocabulary.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..loader import GGUF
+from ..samplers.options import Sampling
+from .keeping import STATES
+
+LAST = 63  # tokens at the end of a long prompt that have rows of their own
+BETWEEN = -1  # the column that sums those that have none
+
+
+@dataclass(frozen=True)
+class Run:
+    """What happened. A row stands for a token that the model has read; the last one written is not read."""
+
+    llm: Any
+    file: GGUF
+    ids: list[int]  # of the prompt and of what was written
+    n_prompt: int
+    sampling: Sampling
+    seed: int
+    chat: bool
+    rows: np.ndarray  # (R,): the positions that are kept
+    columns: np.ndarray  # (C,): the same with BETWEEN in its place, where some are left out
+    kept: dict[tuple[str, int], np.ndarray]  # (R, ...) by name and layer; of kq_soft_max (N, R, C)
+    states: dict[tuple[str, int], list[np.ndarray]]  # of recurrent layers, after each pass
+    logits: np.ndarray  # (tokens written, V): what each was drawn from
+    seconds: list[float]  # of each step; the first reads the prompt
+    same: bool  # whether the recorded run's logits equal the unwatched one's, bit for bit
+    end: str  # what ended the text
+
+    @property
+    def n_new(self) -> int:
+        """The number of tokens written."""
+        return len(self.ids) - self.n_prompt
+
+    @property
+    def n_between(self) -> int:
+        """The number of tokens that have no row."""
+        return len(self.ids) - 1 - len(self.rows)
+
+    @property
+    def targets(self) -> list[int]:
+        """The token that came after each row."""
+        return [self.ids[position + 1] for position in self.rows]
+
+    @property
+    def step_rows(self) -> dict[int, int]:
+        """{row: step} of the rows after which the model wrote a token."""
+        return {len(self.rows) - self.n_new + step: step for step in range(self.n_new)}
+
+    def stack(self, name: str) -> dict[int, np.ndarray]:
+        """The arrays of a name, by layer."""
+        return {layer: array for (found, layer), array in self.kept.items() if found == name}
+
+
+def rows_of(n_prompt: int, n_new: int) -> tuple[np.ndarray, np.ndarray]:
+    """The positions that have a row, and the columns, of so many tokens.
+
+    >>> rows_of(3, 2)
+    (array([0, 1, 2, 3]), array([0, 1, 2, 3]))
+    """
+    rows = np.arange(n_prompt + n_new - 1)
+    if n_prompt <= LAST + 3:
+        return rows, rows
+    rows = np.array([0, *rows[n_prompt - LAST :]])
+    return rows, np.array([0, BETWEEN, *rows[1:]])
+
+
+def record(
+    llm,
+    file: GGUF,
+    prompt_ids: Sequence[int],
+    names: Iterable[str],
+    *,
+    max_tokens: int,
+    seed: int,
+    sampling: Sampling,
+    ignore_eos: bool = False,
+    chat: bool = False,
+) -> Run:
+    """Run a prompt and keep the arrays of these names. Raises what `LLM.tokens` raises."""
+    options = {"max_tokens": max_tokens, "seed": seed, "sampling": sampling, "ignore_eos": ignore_eos}
+    times, tokens = [time.perf_counter()], []
+    for token in llm.tokens(prompt_ids, **options):
+        tokens.append(token)
+        times.append(time.perf_counter())
+    ids = [*prompt_ids, *(token.id for token in tokens)]
+    rows, columns = rows_of(len(prompt_ids), len(tokens))
+    recorder = Recorder(rows, columns)
+    watched = llm.watched(recorder.see, {"inp_embd", *names})
+    again = list(watched.tokens(prompt_ids, **options))
+    return Run(
+        llm=llm,
+        file=file,
+        ids=[int(token_id) for token_id in ids],
+        n_prompt=len(prompt_ids),
+        sampling=sampling,
+        seed=seed,
+        chat=chat,
+        rows=rows,
+        columns=columns,
+        kept=recorder.kept,
+        states=recorder.states,
+        logits=np.stack([token.logits for token in tokens]),
+        seconds=np.diff(times).tolist(),
+        same=len(again) == len(tokens)
+        and all(np.array_equal(a.logits, b.logits) for a, b in zip(again, tokens, strict=True)),
+        end=tokens[-1].end or "",
+    )
+
+
+class Recorder:
+    """Looks on and keeps the rows that are wanted, reduced layer by layer: whole patterns of a long text are
+    too much to keep.
+    """
+
+    def __init__(self, rows: np.ndarray, columns: np.ndarray):
+        """Of a text, these positions and columns."""
+        self.kept: dict[tuple[str, int], np.ndarray] = {}
+        self.states: dict[tuple[str, int], list[np.ndarray]] = {}
+        self._rows, self._columns = rows, columns
+        self._stop = 0  # the position after the last token of the pass
+
+    def see(self, name: str, layer: int, array: np.ndarray) -> None:
+        """Keep what is wanted of an array."""
+        if name == "inp_embd":  # the first of a pass
+            self._stop += len(array)
+        if name in STATES:
+            self.states.setdefault((name, layer), []).append(array.copy())
+            return
+        axis = 1 if name == "kq_soft_max" else 0
+        start = self._stop - array.shape[axis]
+        here = (self._rows >= start) & (self._rows < self._stop)
+        found = array.take(self._rows[here] - start, axis)
+        if axis:
+            found = self._columns_of(found)
+        if (name, layer) not in self.kept:
+            shape = list(found.shape)
+            shape[axis] = len(self._rows)
+            self.kept[name, layer] = np.zeros(shape, found.dtype)
+        self.kept[name, layer][(slice(None),) * axis + (here,)] = found
+
+    def _columns_of(self, shares_NTS):
+        """(N, T, S) -> (N, T, C); the last of S is the newest key so far, and a window has cut the first."""
+        first = self._stop - shares_NTS.shape[2]
+        out = np.zeros((*shares_NTS.shape[:2], len(self._columns)), np.float32)
+        there = (self._columns >= first) & (self._columns < self._stop)
+        out[:, :, there] = shares_NTS[:, :, self._columns[there] - first]
+        for c in np.flatnonzero(self._columns == BETWEEN):
+            begin, end = self._columns[c - 1] + 1, self._columns[c + 1]
+            between = shares_NTS[:, :, max(begin - first, 0) : max(end - first, 0)]
+            out[:, :, c] = between.sum(axis=2)
+        return out
