@@ -16,7 +16,7 @@ from ..glass.recording import record
 from ..llm import load
 from ..loader import read_gguf
 from .command import Say, command_line, find_model, read_prompt
-from .options import Parser, add_options
+from .options import Parser, add_model, add_prompt, add_sampling, count
 from .report import say_choices
 
 TOKENS, MOST_TOKENS = 4, 64  # that are written
@@ -25,27 +25,24 @@ TOKENS, MOST_TOKENS = 4, 64  # that are written
 def explain_parser() -> argparse.ArgumentParser:
     """What `explain` can be told."""
     parser = Parser("python -m llmcore explain", description="Follow a prompt through a model, on one page.")
-    prompt = parser.add_mutually_exclusive_group(required=True)
-    prompt.add_argument("--prompt", metavar="P", help="the text to continue; - reads it from standard input")
-    prompt.add_argument("--prompt-file", metavar="F", help="a file (UTF-8) with the text to continue")
-    parser.add_argument("--chat", action="store_true", help="answer the prompt, as a user's message")
-    begun = "the answer begins with S, and goes on from there (as --chat)"
-    parser.add_argument("--prefill", metavar="S", help=begun)
+    add_prompt(parser)
     parser.add_argument("--ignore-eos", action="store_true", help="go on when the model ends its text")
-    parser.add_argument("--out", metavar="F", type=Path, help="the page (explain.html)")
+    tokens = f"write so many tokens, {MOST_TOKENS} at most (%(default)s)"
+    parser.add_argument("--max-tokens", metavar="N", type=count(1), default=TOKENS, help=tokens)
+    parser.add_argument(
+        "--out", metavar="F", type=Path, default=Path("explain.html"), help="the page (%(default)s)"
+    )
     parser.add_argument("--open", action="store_true", help="show it in the browser")
     parser.add_argument("--language", choices=LANGUAGES, default="en", help="of the page (%(default)s)")
-    add_options(parser)
+    add_model(parser)
+    add_sampling(parser)
     return parser
 
 
 def check(args: argparse.Namespace) -> None:
     """Raises ValueError for options that mean nothing here."""
-    if (args.max_tokens or 0) > MOST_TOKENS:
+    if args.max_tokens > MOST_TOKENS:
         raise ValueError(f"--max-tokens is {args.max_tokens}; a page shows at most {MOST_TOKENS}")
-    for flag in ("stop", "draft"):
-        if getattr(args, flag):
-            raise ValueError(f"--{flag} means nothing here: a page shows each token by itself")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace, given: dict, say: Say) -> int:
     """Open, encode, run and record, write the page."""
-    prompt, out = read_prompt(args), args.out or Path("explain.html")
+    prompt, out = read_prompt(args), args.out
     if not out.absolute().parent.is_dir():
         raise ValueError(f"--out: there is no directory {out.absolute().parent}")
     path = find_model(args.model, say, args.quiet)
@@ -71,7 +68,7 @@ def run(args: argparse.Namespace, given: dict, say: Say) -> int:
         read_gguf(path),
         ids,
         wanted(),
-        max_tokens=args.max_tokens or TOKENS,
+        max_tokens=args.max_tokens,
         seed=seed,
         sampling=llm.sampling(**given),
         ignore_eos=args.ignore_eos,

@@ -141,7 +141,6 @@ REPEATED: list[
     ),
 ]
 OPTIONS = [
-    ("--seed", "S", count(0), "the same seed gives the same text; else a new one is taken, and told"),
     ("--max-tokens", "N", count(1), "stop after N tokens; else the text's own end or a full context does"),
     (
         "--draft",
@@ -183,9 +182,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="write nothing but errors to standard error")
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """What every command that writes a text can be told."""
-    add_model(parser)
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """The way tokens are chosen."""
     for flag, name, metavar, kind, text in SAMPLING:
         default = DEFAULTS[name]
         shown = ";".join(default) if isinstance(default, tuple) else default
@@ -193,6 +191,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(flag, dest=name, metavar=metavar, type=kind, help=f"{text} ({shown})")
     for flag, name, metavar, kind, text in REPEATED:
         parser.add_argument(flag, dest=name, metavar=metavar, type=kind, action="append", help=text)
+    seed = "the same seed gives the same text; else a new one is taken, and told"
+    parser.add_argument("--seed", metavar="S", type=count(0), help=seed)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What every command that writes a text can be told."""
+    add_model(parser)
+    add_sampling(parser)
     for flag, metavar, kind, text in OPTIONS:
         parser.add_argument(flag, metavar=metavar, type=kind, help=text)
     parser.add_argument(
