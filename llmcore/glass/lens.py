@@ -18,6 +18,7 @@ from ..model import unembed
 from ..ops import log_softmax
 from .stream import Point, points_of
 
+FEW = 8  # so many of the best are found one by one
 ROWS = 128  # rows of a product: of more the logits take much memory, of fewer each costs more
 
 
@@ -48,7 +49,7 @@ def logit_lens(
     points = points_of(llm, ids, rows)
     parts = list(read_stream(llm, np.concatenate([point.x_TD for point in points]), best, follow))
     arrays = [
-        np.concatenate(part).reshape(len(points), -1, part[0].shape[1]) for part in zip(*parts, strict=True)
+        np.concatenate(part).reshape(len(points), len(points[0].x_TD), part[0].shape[1]) for part in zip(*parts, strict=True)
     ]
     return Lens(points, *arrays)
 
@@ -75,6 +76,66 @@ def read_stream(llm, x_TD: np.ndarray, best: int, follow: Sequence[int]):
 def best_of(logits_TV: np.ndarray, n: int) -> np.ndarray:
     """The ids of the n largest of each row, largest first, of equal ones the smaller id; (T, n)."""
     n = min(n, logits_TV.shape[1])
-    top_TK = np.sort(np.argpartition(logits_TV, -n, axis=1)[:, -n:], axis=1)
-    order = np.argsort(-np.take_along_axis(logits_TV, top_TK, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(top_TK, order, axis=1)
+    if n <= FEW:  # a look at all for each of them is faster than sorting parts
+        rest_TV, rows_T, best_Tn = logits_TV.copy(), np.arange(len(logits_TV)), []
+        for _ in range(n):
+            best_Tn.append(rest_TV.argmax(axis=1))
+            rest_TV[rows_T, best_Tn[-1]] = -np.inf
+        return np.stack(best_Tn, axis=1)
+    best = []
+    for row_V, least in zip(logits_TV, np.partition(logits_TV, -n, axis=1)[:, -n], strict=True):
+        among = np.flatnonzero(row_V >= least)  # more than n where some equal the least
+        best.append(among[np.argsort(-row_V[among], kind="stable")[:n]])
+    return np.stack(best)
+
+
+@dataclass(frozen=True)
+class RowLens:
+    """The lens at many tokens of a run, each with tokens of its own that are followed."""
+
+    top_ids: np.ndarray  # (P, T, K), the likeliest first
+    top_probabilities: np.ndarray  # (P, T, K)
+    followed: np.ndarray  # (T, F): the ids given, then those that led longest on the way; -1 fills up
+    ranks: np.ndarray  # (P, T, F), 0 is the first
+    probabilities: np.ndarray  # (P, T, F)
+    last_logits: np.ndarray  # (T, K): those of the last point's likeliest
+
+
+def row_lens(
+    llm, points: list[Point], targets_TK: np.ndarray, *, best: int = 5, n_followed: int = 6
+) -> RowLens:
+    """The lens of a recorded run. Followed are the targets, the likeliest in the end, and who led longest."""
+    weights, P = replace(llm.weights, watcher=NOBODY), len(points)
+    x_TPD = np.stack([point.x_TD for point in points], axis=1)
+    T, step, found = x_TPD.shape[0], max(1, ROWS // P), []
+    for start in range(0, T, step):
+        x_MD = x_TPD[start : start + step].reshape(-1, x_TPD.shape[2])
+        logits_MV = np.ascontiguousarray(unembed(weights, llm.config, x_MD))
+        for t, logits_PV in enumerate(logits_MV.reshape(-1, P, logits_MV.shape[1]), start):
+            found.append(_lens_of_token(logits_PV, targets_TK[t], best, n_followed))
+    stacked = [np.stack(part, axis=axis) for part, axis in zip(zip(*found, strict=True), (1, 1, 0, 1, 1, 0), strict=True)]
+    return RowLens(*stacked)
+
+
+def _lens_of_token(logits_PV, targets_K, best, n_followed):
+    """The parts of a `RowLens` at one token."""
+    top_PK = best_of(logits_PV, best)
+    largest_P1 = np.take_along_axis(logits_PV, top_PK[:, :1], axis=1)
+    sum_P1 = np.exp(logits_PV - largest_P1).sum(axis=1, keepdims=True)
+    leaders, times = np.unique(top_PK[:, 0], return_counts=True)
+    wanted = [*targets_K, *top_PK[-1, :3], *leaders[np.argsort(-times, kind="stable")]]
+    followed = list(dict.fromkeys(int(one) for one in wanted))[:n_followed]
+    ranks_FP = [
+        [int(np.count_nonzero(row_V > row_V[one])) for row_V in logits_PV] for one in followed
+    ]
+    chances_PF = np.exp(logits_PV[:, followed] - largest_P1) / sum_P1
+    top_logits_PK = np.take_along_axis(logits_PV, top_PK, axis=1)
+    missing = n_followed - len(followed)
+    return (
+        top_PK,
+        np.exp(top_logits_PK - largest_P1) / sum_P1,
+        np.array([*followed, *[-1] * missing]),
+        np.pad(np.array(ranks_FP).T, ((0, 0), (0, missing))),
+        np.pad(chances_PF, ((0, 0), (0, missing))),
+        top_logits_PK[-1],
+    )

@@ -3,7 +3,7 @@
 Shape key: T tokens, D model width, P pieces of the sum, L layers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,11 @@ class Point:
 
 def points_of(llm, ids: Sequence[int], rows: Sequence[int] | slice = slice(None)) -> list[Point]:
     """The stream of a text after the embedding and after each half layer that the model has."""
-    kept, config = keep(llm, ids, POINTS, rows), llm.config
+    return points_in(keep(llm, ids, POINTS, rows), llm.config)
+
+
+def points_in(kept: Mapping[tuple[str, int], np.ndarray], config: Config) -> list[Point]:
+    """The same of a run whose arrays POINTS are kept already, {(name, layer): (T, D)}."""
     points = [Point("embedding", -1, kept["inp_embd", -1])]
     for i, plan in enumerate(config.layers):
         halves = {"mixer": "ffn_inp"} if plan.mixer is not None else {}
@@ -76,3 +80,21 @@ def through_norm(pieces_PD: np.ndarray, x_D: np.ndarray, norm: Norm | None, conf
         x_D = x_D - x_D.mean(axis=-1, keepdims=True)
     x_D = np.asarray(x_D, np.float64)
     return pieces_PD * norm.gain / np.sqrt((x_D**2).mean(axis=-1, keepdims=True) + config.norm_eps)
+
+
+def back_through_norm(
+    directions_TKD: np.ndarray, x_TD: np.ndarray, norm: Norm | None, config: Config
+) -> np.ndarray:
+    """Directions w with  piece . w = through_norm(piece) . direction  for every piece of x; (T, K, D).
+
+    So many pieces are weighed by one product each, and none of them has to go through the norm.
+    """
+    if norm is None:
+        return directions_TKD
+    x_TD = np.asarray(x_TD, np.float64)
+    w_TKD = directions_TKD * norm.gain
+    if config.family.layer_norm:
+        w_TKD = w_TKD - w_TKD.mean(axis=-1, keepdims=True)
+        x_TD = x_TD - x_TD.mean(axis=-1, keepdims=True)
+    size_T = np.sqrt((x_TD**2).mean(axis=-1) + config.norm_eps)
+    return w_TKD / size_T[:, None, None]

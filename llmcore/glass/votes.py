@@ -5,17 +5,17 @@ that follows is linear: logit = sum over pieces of (piece gain / size) . w, with
 output matrix. So the votes sum to the logit. They are direct effects only: what a piece does by changing what
 later layers do is counted there. Wang et al. 2022, arXiv:2211.00593 (direct logit attribution).
 
-Shape key: P pieces, D model width, L layers, N heads, V width of a value head.
+Shape key: T tokens, K targets, P pieces, D model width, L layers, N heads, V width of a value head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..linear import look_up
 from .keeping import keep
-from .stream import pieces_of, points_of, scale_of, through_norm
+from .stream import Point, back_through_norm, pieces_of, points_of, scale_of, through_norm
 
 
 @dataclass(frozen=True)
@@ -84,16 +84,22 @@ def heads_of(llm, ids: Sequence[int], row: list[int]) -> dict[int, np.ndarray]:
     for (name, i), found_1F in kept.items():
         if name != "kqv_out":
             continue
-        mixer, plan, layer = attention_of(llm, i)
-        N = plan.n_heads
-        heads_NNV = np.zeros((N, N, found_1F.shape[1] // N), np.float32)
-        heads_NNV[np.arange(N), np.arange(N)] = found_1F.reshape(N, -1)
-        said_ND = mixer.attn_output.held.multiply(heads_NNV.reshape(N, -1)).astype(np.float64)
-        if mixer.attn_output.scale is not None:
-            said_ND *= mixer.attn_output.scale
+        layer = attention_of(llm, i)[2]
+        said_ND = said_by_heads(llm, i, found_1F)[0]
         said_ND = through_norm(said_ND, kept["attn_out", i][0], layer.post_attention_norm, llm.config)
         brought[i] = said_ND * (llm.config.residual_scale or 1.0)
     return brought
+
+
+def said_by_heads(llm, i: int, found_TF: np.ndarray) -> np.ndarray:
+    """What attn_output of layer i makes of each head alone, without its bias; (T, N V) -> float64 (T, N, D)."""
+    mixer, plan, _ = attention_of(llm, i)
+    T, N = len(found_TF), plan.n_heads
+    heads_TNNV = np.zeros((T, N, N, found_TF.shape[1] // N), np.float32)
+    heads_TNNV[:, np.arange(N), np.arange(N)] = found_TF.reshape(T, N, -1)
+    said_TND = mixer.attn_output.held.multiply(heads_TNNV.reshape(T * N, -1)).reshape(T, N, -1)
+    said_TND = said_TND.astype(np.float64)
+    return said_TND if mixer.attn_output.scale is None else said_TND * mixer.attn_output.scale
 
 
 def attention_of(llm, i: int):
@@ -101,3 +107,40 @@ def attention_of(llm, i: int):
     layer, plan = llm.weights.layers[i], llm.config.layers[i].mixer
     inner = getattr(plan, "attention", plan)
     return (layer.mixer if inner is plan else layer.mixer.attention), inner, layer
+
+
+@dataclass(frozen=True)
+class RowVotes:
+    """The votes at many tokens of a run, each for tokens of its own; those of two targets may be subtracted."""
+
+    pieces: np.ndarray  # (P, T, K) for the points of the stream
+    heads: dict[int, np.ndarray]  # layer: (T, N, K)
+    bias: np.ndarray  # (T, K)
+    logits: np.ndarray  # (T, K): what the engine says, before a final softcap
+
+
+def row_votes(
+    llm, points: list[Point], kept: Mapping[tuple[str, int], np.ndarray], targets_TK: np.ndarray
+) -> RowVotes:
+    """The votes of a recorded run, with no pass of its own.
+
+    kept  {("kqv_out", layer), ("attn_out", layer)} of the same tokens as the points, as `keep` returns them
+    """
+    norm, x_TD = llm.weights.output_norm, points[-1].x_TD
+    found = [[direction(llm, int(target)) for target in row] for row in targets_TK]
+    directions_TKD = np.array([[one[0] for one in row] for row in found])
+    bias_TK = np.array([[one[1] for one in row] for row in found])
+    if norm.bias is not None:
+        bias_TK = bias_TK + directions_TKD @ norm.bias
+    w_TKD = back_through_norm(directions_TKD, x_TD, norm, llm.config)
+    scales = np.cumprod([scale_of(llm, i) for i in reversed(range(len(llm.config.layers)))])[::-1]
+    heads = {}
+    for (name, i), found_TF in kept.items():
+        if name == "kqv_out":
+            post, size = attention_of(llm, i)[2].post_attention_norm, llm.config.residual_scale or 1.0
+            w_of_layer_TKD = back_through_norm(w_TKD, kept["attn_out", i], post, llm.config)
+            said_TND = said_by_heads(llm, i, found_TF)
+            heads[i] = scales[i] * size * (said_TND @ w_of_layer_TKD.swapaxes(1, 2))
+    pieces_PTK = np.stack([np.einsum("td,tkd->tk", piece, w_TKD) for piece in pieces_of(llm, points)])
+    logits_TK = np.einsum("td,tkd->tk", x_TD.astype(np.float64), w_TKD) + bias_TK
+    return RowVotes(pieces_PTK, heads, bias_TK, logits_TK)

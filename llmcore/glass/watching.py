@@ -37,6 +37,7 @@ NAMES = {  # name: shape and meaning, in the order of a pass
     "B": "(T, Q) or (T, G, Q) a text: where in the state Mamba writes",
     "C": "(T, Q) or (T, G, Q) a text: where in the state Mamba reads",
     "time_mix_norm": "(T, D): RWKV's row as its state reads it, normed",
+    "rwkv": "(T, 6, H, K): what RWKV reads by, keeps, writes at, writes, corrects by and takes back at",
     "time_mix_out": "(T, D): what RWKV's state brings",
     "channel_mix_out": "(T, D): what RWKV's feed-forward brings",
     "new_state": "(H, P, Q) a text: the state of a recurrent layer after the new tokens",

@@ -129,6 +129,8 @@ def time_mix(h_TD, w, plan, step, i):
     all_6THK = np.stack([r_TD, w_TD, k_TD, own_TD, a_TD, c_TD]).reshape(6, -1, H, K)
     r_THK, _, k_THK, v_THK, _, c_THK = all_6THK
     c_THK /= np.maximum(np.linalg.norm(c_THK, axis=-1, keepdims=True), np.float32(1e-12))
+    all_6THK = step.see("rwkv", i, all_6THK.swapaxes(0, 1)).swapaxes(0, 1)
+    r_THK, _, k_THK, v_THK, _, _ = all_6THK
     y_THK, tables = np.empty_like(v_THK), []
     for rows, cache in step.texts:
         y_THK[rows], s_HKK = scan(*all_6THK[:, rows], cache.state(i)[0])
