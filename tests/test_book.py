@@ -36,7 +36,7 @@ ORDER = """
     serve/metrics serve/prefixes serve/texts serve/engine serve/answers serve/requests serve/replies
     serve/guard serve/jobs serve/embeddings serve/app serve/command
     chat/__main__ generate cli/lens
-    glass/recording glass/page/arrays glass/page/source glass/page/run
+    glass/memory glass/recording glass/page/arrays glass/page/source glass/page/run
     glass/page/scenes/game glass/page/scenes/start glass/page/scenes/file
     glass/page/scenes glass/page cli/explain __main__
 """.split()  # noqa: SIM905

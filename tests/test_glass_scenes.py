@@ -70,9 +70,7 @@ def test_heads_and_bias_sum_to_their_layer(llm, votes):
         mixer = llm.weights.layers[layer].mixer
         if hasattr(mixer, "attention") or mixer.attn_output.bias is not None:
             continue  # the rest is the other mixer's, or the bias
-        np.testing.assert_allclose(
-            heads_TNK.sum(axis=1), mixers[layer], atol=3e-5 * np.abs(logits_TV).max()
-        )
+        np.testing.assert_allclose(heads_TNK.sum(axis=1), mixers[layer], atol=3e-5 * np.abs(logits_TV).max())
 
 
 def test_the_lens_of_rows_is_the_lens_of_positions(llm, votes):
@@ -145,7 +143,10 @@ def recurrence(plan, weights, seen, layer):
         s = np.zeros((plan.n_heads, x.shape[2], b.shape[2]))
         for t in range(len(x)):
             s = np.stack(
-                [np.exp(dt[t, n] * a[n]) * s[n] + np.outer(dt[t, n] * x[t, n], b[t, n // J]) for n in range(len(s))]
+                [
+                    np.exp(dt[t, n] * a[n]) * s[n] + np.outer(dt[t, n] * x[t, n], b[t, n // J])
+                    for n in range(len(s))
+                ]
             )
             states.append(s)
             reads.append(np.stack([s[n] @ c[t, n // J] for n in range(len(s))]))

@@ -49,7 +49,8 @@ def logit_lens(
     points = points_of(llm, ids, rows)
     parts = list(read_stream(llm, np.concatenate([point.x_TD for point in points]), best, follow))
     arrays = [
-        np.concatenate(part).reshape(len(points), len(points[0].x_TD), part[0].shape[1]) for part in zip(*parts, strict=True)
+        np.concatenate(part).reshape(len(points), len(points[0].x_TD), part[0].shape[1])
+        for part in zip(*parts, strict=True)
     ]
     return Lens(points, *arrays)
 
@@ -113,7 +114,10 @@ def row_lens(
         logits_MV = np.ascontiguousarray(unembed(weights, llm.config, x_MD))
         for t, logits_PV in enumerate(logits_MV.reshape(-1, P, logits_MV.shape[1]), start):
             found.append(_lens_of_token(logits_PV, targets_TK[t], best, n_followed))
-    stacked = [np.stack(part, axis=axis) for part, axis in zip(zip(*found, strict=True), (1, 1, 0, 1, 1, 0), strict=True)]
+    stacked = [
+        np.stack(part, axis=axis)
+        for part, axis in zip(zip(*found, strict=True), (1, 1, 0, 1, 1, 0), strict=True)
+    ]
     return RowLens(*stacked)
 
 
@@ -125,9 +129,7 @@ def _lens_of_token(logits_PV, targets_K, best, n_followed):
     leaders, times = np.unique(top_PK[:, 0], return_counts=True)
     wanted = [*targets_K, *top_PK[-1, :3], *leaders[np.argsort(-times, kind="stable")]]
     followed = list(dict.fromkeys(int(one) for one in wanted))[:n_followed]
-    ranks_FP = [
-        [int(np.count_nonzero(row_V > row_V[one])) for row_V in logits_PV] for one in followed
-    ]
+    ranks_FP = [[int(np.count_nonzero(row_V > row_V[one])) for row_V in logits_PV] for one in followed]
     chances_PF = np.exp(logits_PV[:, followed] - largest_P1) / sum_P1
     top_logits_PK = np.take_along_axis(logits_PV, top_PK, axis=1)
     missing = n_followed - len(followed)

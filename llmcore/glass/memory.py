@@ -199,7 +199,9 @@ class _Mamba2(_Memory):
         parts_MHP = (left_MH * np.einsum("mhn,hn->mh", b_MHN, c_HN))[:, :, None] * x_MHP
         read_HP = np.einsum("hpn,hn->hp", self.state, c_HN)
         left_M = _weighted(left_MH, sizes_MH)
-        self.note(kept, old, faded, np.exp(log_decay_H), left_M, parts_MHP.reshape(len(x_MHP), -1), read_HP.ravel())
+        self.note(
+            kept, old, faded, np.exp(log_decay_H), left_M, parts_MHP.reshape(len(x_MHP), -1), read_HP.ravel()
+        )
 
 
 class _Mamba(_Memory):
