@@ -64,7 +64,7 @@ def test_votes_of_rows_are_those_of_one_position(llm, votes):
 
 
 def test_heads_and_bias_sum_to_their_layer(llm, votes):
-    logits_TV, points, targets_TK, found = votes
+    logits_TV, points, _, found = votes
     mixers = {p.layer: piece for p, piece in zip(points, found.pieces, strict=True) if p.piece == "mixer"}
     for layer, heads_TNK in found.heads.items():
         mixer = llm.weights.layers[layer].mixer
@@ -174,7 +174,7 @@ def test_a_plain_loop_gives_the_states_and_what_is_left_of_each_token(llm):
         pytest.skip("no recurrent layer")
     memory, seen = followed(llm, IDS, range(12), [9, 10, 11])
     for layer, plan, weights in layers_of(llm, False):
-        states, reads = recurrence(plan, weights, seen, layer)
+        states, _ = recurrence(plan, weights, seen, layer)
         size = np.abs(states[-1]).max()
         np.testing.assert_allclose(seen["new_state", layer][-1], states[-1], atol=2e-6 * size, rtol=1e-5)
         np.testing.assert_allclose(memory.states[layer], states[-1], atol=2e-6 * size, rtol=1e-5)

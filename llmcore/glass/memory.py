@@ -2,11 +2,10 @@
 
 A state is a sum: each token adds something, and what was there before fades, or is corrected in part.
 
-    S_t = A_t(S_(t-1)) + W_t   so   S_t = sum over s of A_t(...A_(s+1)(W_s)),   y_t = sum over s of its reading
+    S_t = A_t(S_(t-1)) + W_t    so    S_t = sum over s of A_t(...A_(s+1)(W_s))    with A_t linear
 
-with A_t linear. So for each token s it can be said how much of what it wrote is left at t, and how much of
-what the layer reads at t comes from it: the shares of a reading sum to 1, as those of attention do, but may be
-negative. Gu & Dao 2023, arXiv:2312.00752; Yang et al. 2025, arXiv:2412.06464; Peng et al. 2025,
+So for each token s it can be said how much of what it wrote is left at t, and how much of what the layer
+reads at t comes from it: the shares of a reading sum to 1, as those of attention do, but may be negative. Gu & Dao 2023, arXiv:2312.00752; Yang et al. 2025, arXiv:2412.06464; Peng et al. 2025,
 arXiv:2503.14456.
 
 Shape key: T new tokens, R rows kept, M tokens followed so far, H heads, P width of a head, N state width, K
@@ -39,7 +38,7 @@ NAMES = ("inp_embd", "bcx", "new_state", *sorted({name for names in INPUTS.value
 
 
 def recurrent_of(llm, i: int):
-    """The recurrent mixer of layer i, which may stand beside attention: its plan and weights, or None twice."""
+    """The recurrent mixer of layer i, alone or beside attention: plan and weights, or None twice."""
     plan, weights = llm.config.layers[i].mixer, llm.weights.layers[i].mixer
     if hasattr(plan, "mamba2"):
         return plan.mamba2, weights.mamba2
@@ -121,7 +120,7 @@ class Memory:
 def conv_shares(z_WD: np.ndarray, c_D: np.ndarray, kernel_DW: np.ndarray) -> np.ndarray:
     """What share of a short convolution's row comes from each of its W tokens, the newest last; (W,).
 
-    y = sum over w of c * kernel_w * z_w, and the share of w is (its part . y) / (y . y), so that they sum to 1.
+    y = sum over w of c * kernel_w * z_w; the share of w is (its part . y) / (y . y), so that they sum to 1.
     """
     parts_WD = (c_D * kernel_DW.T * z_WD).astype(np.float64)
     return _shares(parts_WD, parts_WD.sum(axis=0))
@@ -205,7 +204,7 @@ class _Mamba2(_Memory):
 
 
 class _Mamba(_Memory):
-    """S <- e^(dt A) * S + dt u B^T: every number fades at a rate of its own. A lane is a place in the state."""
+    """S <- e^(dt A) * S + dt u B^T: every number fades at its own rate. A lane is a place in the state."""
 
     def __init__(self, plan, weights):
         super().__init__(plan, weights)
@@ -239,7 +238,7 @@ class _Mamba(_Memory):
 
 
 class _Delta(_Memory):
-    """S <- (1 - beta k k^T) diag(e^g) S + beta k v^T, read by q: a write takes away what lies under its key."""
+    """S <- (1 - beta k k^T) diag(e^g) S + beta k v^T, read by q: a write takes away what its key finds."""
 
     def __init__(self, plan, weights):
         super().__init__(plan, weights)

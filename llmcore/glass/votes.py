@@ -92,7 +92,7 @@ def heads_of(llm, ids: Sequence[int], row: list[int]) -> dict[int, np.ndarray]:
 
 
 def said_by_heads(llm, i: int, found_TF: np.ndarray) -> np.ndarray:
-    """What attn_output of layer i makes of each head alone, without its bias; (T, N V) -> float64 (T, N, D)."""
+    """What attn_output of layer i makes of each head alone, no bias; (T, N V) -> float64 (T, N, D)."""
     mixer, plan, _ = attention_of(llm, i)
     T, N = len(found_TF), plan.n_heads
     heads_TNNV = np.zeros((T, N, N, found_TF.shape[1] // N), np.float32)
@@ -111,7 +111,7 @@ def attention_of(llm, i: int):
 
 @dataclass(frozen=True)
 class RowVotes:
-    """The votes at many tokens of a run, each for tokens of its own; those of two targets may be subtracted."""
+    """The votes at many tokens of a run, each for K targets of its own."""
 
     pieces: np.ndarray  # (P, T, K) for the points of the stream
     heads: dict[int, np.ndarray]  # layer: (T, N, K)
