@@ -5,8 +5,8 @@ A state is a sum: each token adds something, and what was there before fades, or
     S_t = A_t(S_(t-1)) + W_t    so    S_t = sum over s of A_t(...A_(s+1)(W_s))    with A_t linear
 
 So for each token s it can be said how much of what it wrote is left at t, and how much of what the layer
-reads at t comes from it: the shares of a reading sum to 1, as those of attention do, but may be negative. Gu & Dao 2023, arXiv:2312.00752; Yang et al. 2025, arXiv:2412.06464; Peng et al. 2025,
-arXiv:2503.14456.
+reads at t comes from it: the shares of a reading sum to 1, as those of attention do, but may be negative.
+Gu & Dao 2023, arXiv:2312.00752; Yang et al. 2025, arXiv:2412.06464; Peng et al. 2025, arXiv:2503.14456.
 
 Shape key: T new tokens, R rows kept, M tokens followed so far, H heads, P width of a head, N state width, K
 width of RWKV's head, U inner width of Mamba, G groups of heads.
