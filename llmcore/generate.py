@@ -17,8 +17,8 @@ import argparse
 import secrets
 import sys
 
-from .cli.command import Say, command_line, open_model, read_prompt
-from .cli.options import check_generate, generate_parser
+from .cli.command import Say, command_line, open_model, read_prompt, sampling_for
+from .cli.options import check_generate, generate_parser, is_answer
 from .cli.report import Clock, report_logprobs, say_choices, timings
 from .llm import LLM
 from .tokenizers.streaming import STOP_STRING, decode_tokens
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace, given: dict, say: Say) -> int:
     ids = encode(args, llm, prompt, say)
     clock, max_tokens = Clock(), args.max_tokens or llm.context_length
     options = {"max_tokens": max_tokens, "ignore_eos": args.ignore_eos, "draft": args.draft}
-    tokens = clock.watch(llm.tokens(ids, sampling=llm.sampling(**given), seed=seed, **options))
+    tokens = clock.watch(llm.tokens(ids, sampling=sampling_for(args, llm, given), seed=seed, **options))
     say_choices(say, llm, given, seed)
     if args.logprobs:
         tokens = report_logprobs(tokens, llm, args.logprobs)
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace, given: dict, say: Say) -> int:
 
 def encode(args: argparse.Namespace, llm: LLM, prompt: str, say: Say = lambda text: None) -> list[int]:
     """The ids of a prompt: as it stands, or as a user's message in the model's own chat template."""
-    if args.chat or args.system is not None or args.template or args.prefill is not None:
+    if is_answer(args):
         from .chat import encode_chat  # here, because a text that is only continued needs no template
 
         system = [] if args.system is None else [{"role": "system", "content": args.system}]

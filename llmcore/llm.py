@@ -136,7 +136,8 @@ class LLM:
         ignore_eos  go on when the model ends its text
         draft       guess at most so many tokens ahead where the text repeats itself: the same text, sooner
         sampling    temperature=0.8, top_k=40 and so on, the fields of `samplers.options.Sampling`; what is
-                    not given is what the file names, else the default
+                    not given is what the file names, else the default; with json_schema=, regex= or grammar=
+                    the text is what they describe
 
         Ends at the model's end of text, before a stop string, after max_tokens, or, with a warning, when the
         context is full. Raises ContextOverflow for a prompt that is too long, ValueError for a wrong value.
@@ -184,8 +185,9 @@ class LLM:
 
         Raises what `generate` raises, and what `chat.encode_chat` does.
         """
-        from .chat import encode_chat  # here, because a text that is only continued needs no template
+        from .chat import encode_chat, reasoning_of  # here, because other texts need no template
 
+        options = {"thought": reasoning_of(self.tokenizer.chat_template or "")} | options
         said: dict[str, Any] = {"tools": tools, "template": template}
         ids = encode_chat(self.tokenizer, messages, continue_final_message=continue_final_message, **said)
         return self.generate(ids, **options)
@@ -229,7 +231,8 @@ class LLM:
         end_ids = () if ignore_eos else self.tokenizer.eog_ids
         limits: dict[str, Any] = {"max_tokens": max_tokens, "end_ids": end_ids}
         limits["context_length"] = self.context_length
-        return Writer(ids, sampling, seed, **limits, breakers=prepare(sampling, self.tokenizer))
+        prepared = prepare(sampling, self.tokenizer, ignore_eos)
+        return Writer(ids, sampling, seed, **limits, prepared=prepared)
 
     def empty_cache(self) -> KVCache:
         """A cache for one text."""

@@ -1,14 +1,14 @@
 """Logits -> one token id: a pipeline of filters, then a draw.
 
 The candidates are a pair of arrays, ids and logits, that each filter shortens or changes. The order is
-llama.cpp's (common/sampling.cpp): logit bias, then the filters of `Sampling.sequence`, then the draw. What
-most runs use stands here; each of the rarer filters is a file of samplers/, loaded when asked for.
+llama.cpp's (common/sampling.cpp): logit bias, a constraint, the filters of `Sampling.sequence`, the draw.
+What most runs use stands here; each of the rarer filters is a file of samplers/, loaded when asked for.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,14 +21,15 @@ class Text(NamedTuple):
 
     so_far: Sequence[int]  # the ids before the token that is chosen
     rng: np.random.Generator  # the text's own, so that the same seed gives the same text
-    breakers: Mapping[int, Sequence]  # of DRY, see samplers/dry.py
+    breakers: Mapping[int, Sequence] = {}  # of DRY, see samplers/dry.py
+    constraint: Any = None  # what the text must be, see samplers/constraint.py
 
 
 def sample(
-    logits_V: np.ndarray, so_far: Sequence[int], sampling: Sampling, rng: np.random.Generator, breakers=None
+    logits_V: np.ndarray, so_far: Sequence[int], sampling: Sampling, rng: np.random.Generator, *prepared
 ) -> int:
     """Choose the next token from its logits (V,); the rest is for filters, see `Text`."""
-    text = Text(so_far, rng, breakers or {})
+    text = Text(so_far, rng, *prepared)
     ids, logits = np.arange(len(logits_V)), logits_V
     for name in filters_on(sampling):
         keep = FILTERS.get(name) or import_module(f".samplers.{name}", __package__).keep
@@ -53,7 +54,8 @@ def filters_on(sampling: Sampling) -> list[str]:
     }
     on |= {"top_n_sigma": cut and s.top_n_sigma > 0, "top_k": cut and s.top_k, "typ_p": s.typical_p < 1}
     on |= {"top_p": cut and s.top_p < 1, "min_p": cut and s.min_p, "xtc": s.xtc_probability}
-    return ["logit_bias"] * bool(s.logit_bias) + [name for name in s.sequence if on[name]]
+    first = ["logit_bias"] * bool(s.logit_bias) + ["constraint"] * s.is_constrained
+    return first + [name for name in s.sequence if on[name]]
 
 
 def keep_top_k(ids, logits, k):

@@ -1,7 +1,7 @@
 """The loop at the heart of every engine: predict, choose, append, again, until something ends the text."""
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -41,9 +41,9 @@ class Writer:
         max_tokens: int,
         context_length: int,
         end_ids: Iterable[int],
-        breakers: Mapping[int, Sequence] | None = None,
+        prepared: Iterable = (),
     ):
-        """`end_ids` are the tokens that end the text, `breakers` those of samplers/dry.py.
+        """`end_ids` are the tokens that end the text, `prepared` is what `samplers.prepare` made for it.
 
         Raises ValueError for a number out of range.
         """
@@ -51,14 +51,14 @@ class Writer:
         seed = None if seed is None else whole("seed", seed, least=0)
         self.ids, self.n_prompt = array("i", prompt_ids), len(prompt_ids)
         self.sampling, self.rng, self.end_ids = sampling, np.random.default_rng(seed), end_ids
-        self.breakers = breakers
+        self.prepared = prepared
         room = context_length - self.n_prompt + 1  # the last token is never read, so it needs no room
         self.n_left, self.last_end = (max_tokens, MAX_TOKENS) if max_tokens <= room else (room, CONTEXT_FULL)
 
     def choose(self, logits_V: np.ndarray) -> Token:
         """The next token, from the logits after the last; appended to the ids. Raises as `finite` does."""
         finite(logits_V, len(self.ids))
-        token_id = sample(logits_V, self.ids, self.sampling, self.rng, self.breakers)
+        token_id = sample(logits_V, self.ids, self.sampling, self.rng, *self.prepared)
         self.ids.append(token_id)
         self.n_left -= 1
         if token_id in self.end_ids:

@@ -26,7 +26,8 @@ ORDER = """
     ffn/activations ffn/dense ffn ffn/experts ffn/beside ffn/per_layer
     families config tensors weights model
     samplers/options sampling samplers/dry samplers/logit_bias samplers/penalties
-    samplers/top_n_sigma samplers/typ_p samplers/xtc samplers/of_file samplers writing
+    samplers/top_n_sigma samplers/typ_p samplers/xtc samplers/after_thought samplers/constraint
+    samplers/of_file samplers writing
     speed/machine speed/mapped speed/int8 speed/holding speed/filling speed/drafting speed/batching
     chat/messages chat/template chat/literals chat/tools chat/arguments chat/calls chat/tags chat/formats
     chat/reasoning chat/prompt chat/answer chat
@@ -48,6 +49,7 @@ OPTIONAL = {"chat/template": {"jinja2"}, "cli/hub": {"huggingface_hub"}, "speed/
 OPTIONAL |= {"cli/lines": {"pyarrow"}}
 OPTIONAL |= {f"serve/{room}": {"starlette"} for room in ("guard", "embeddings", "app")}
 OPTIONAL |= {"serve/command": {"starlette", "uvicorn"}}
+OPTIONAL |= {"samplers/constraint": {"llguidance"}}
 CORE = {"numpy", "gguf", "sentencepiece", "tqdm"}
 # What is imported only once it is needed, against the order: a command, and the kinds that a folder chooses
 # from.

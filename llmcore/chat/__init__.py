@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .answer import parse_answer
     from .prompt import encode_chat
+    from .reasoning import reasoning_of
     from .template import render_template
     from .tools import tools_for
 
-__all__ = ["encode_chat", "parse_answer", "render_template", "tools_for"]
+__all__ = ["encode_chat", "parse_answer", "reasoning_of", "render_template", "tools_for"]
 
 _HOMES = {
     "encode_chat": ".prompt",
     "parse_answer": ".answer",
+    "reasoning_of": ".reasoning",
     "render_template": ".template",
     "tools_for": ".tools",
 }

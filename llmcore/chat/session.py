@@ -7,7 +7,7 @@ it already, so only what is new is processed.
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
 from ..errors import ContextOverflow
@@ -61,7 +61,8 @@ class Session:
     def __post_init__(self):
         """Begin with an empty cache."""
         self._stops = stop_strings(self.stop)
-        self._markers = reasoning_of(self.llm.tokenizer.chat_template or "") or TAGS
+        self._thought = reasoning_of(self.llm.tokenizer.chat_template or "")
+        self._markers = self._thought or TAGS
         self._cache, self._ids = (
             self.llm.empty_cache(),
             [],
@@ -102,7 +103,8 @@ class Session:
     def _events(self, ids, seed, times):
         """(token, piece of text) for each token, until the answer ends or a stop string comes."""
         max_tokens = self.max_tokens or self.llm.context_length
-        options = {"sampling": self.sampling, "seed": seed, "draft": self.draft, "cache": self._cache}
+        sampling = replace(self.sampling or self.llm.sampling(), thought=self._thought)
+        options = {"sampling": sampling, "seed": seed, "draft": self.draft, "cache": self._cache}
         prompt_end = self.llm.tokenizer.decode(ids[-16:], special=True).rstrip()
         text = Told(self._markers, self._stops, thinking=prompt_end.endswith(self._markers.open))
         decoder = TextDecoder(self.llm.tokenizer)

@@ -4,7 +4,7 @@ import json
 import re
 import time
 
-from .command import open_model, read_text
+from .command import open_model, read_text, sampling_for
 from .report import say_choices
 
 BATCH = 8  # texts that are written together; a pass over 8 rows costs little more than over 2
@@ -30,7 +30,7 @@ def run_batch(args, given: dict, say, encode, seed: int) -> int:
     begin = time.perf_counter()
     options = {
         "max_tokens": args.max_tokens or llm.context_length,
-        "sampling": llm.sampling(**given),
+        "sampling": sampling_for(args, llm, given),
         "seed": seed,
     }
     texts = llm.texts(

@@ -13,10 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..llm import LLM, load
+from ..samplers.options import Sampling
 from ..speed.machine import restart_with_threads
 from ..tokenizers.streaming import stop_strings
 from .interrupt import handle_again, raise_interrupts
-from .options import TEXTS, read_escapes, sampling_given, texts_of
+from .options import TEXTS, is_answer, read_escapes, sampling_given, texts_of
 
 MODELS = Path("models")
 # What lies beside models: a projector of images, statistics of activations.
@@ -70,6 +71,7 @@ def command_line(parser: argparse.ArgumentParser, run, argv=None, check=lambda a
         for name, texts in texts_of(args).items():
             for text in texts:
                 decoded(TEXTS[name], os.fsencode(text))
+        read_constraint(args)
         try:
             check(args)
             given = sampling_given(args)
@@ -198,6 +200,28 @@ def the_one_model() -> Path:
     raise ValueError(
         f"more than one model in {MODELS}/; choose one with --model: {', '.join(map(str, found))}"
     )
+
+
+def read_constraint(args: argparse.Namespace) -> None:
+    """Read the file of --json-schema or --grammar. Raises ValueError, with its name, if it is wrong."""
+    for name in ("json_schema", "grammar"):
+        if path := getattr(args, name, None):
+            from ..samplers.constraint import check  # here, because few texts have one
+
+            setattr(args, name, read_text(path))
+            try:
+                check(Sampling(**{name: getattr(args, name)}))
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
+
+
+def sampling_for(args: argparse.Namespace, llm: LLM, given: dict) -> Sampling:
+    """The options of sampling; those of an answer know the markers of the thought it may begin with."""
+    if is_answer(args) and llm.tokenizer.chat_template:
+        from ..chat import reasoning_of  # here, because few texts are answers
+
+        given = given | {"thought": reasoning_of(llm.tokenizer.chat_template)}
+    return llm.sampling(**given)
 
 
 def read_prompt(args: argparse.Namespace) -> str:

@@ -199,6 +199,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """What every command that writes a text can be told."""
     add_model(parser)
     add_sampling(parser)
+    add_constraints(parser)
     for flag, metavar, kind, text in OPTIONS:
         parser.add_argument(flag, metavar=metavar, type=kind, help=text)
     parser.add_argument(
@@ -217,6 +218,21 @@ def add_prompt(parser: argparse.ArgumentParser):
     return prompt
 
 
+def add_constraints(parser: argparse.ArgumentParser) -> None:
+    """What the text must be, one of three."""
+    group = parser.add_mutually_exclusive_group()
+    schema = "the text is JSON that the schema in this file allows"
+    group.add_argument("--json-schema", metavar="FILE", help=schema)
+    grammar = "the text is one of the grammar in this file (GBNF, or Lark as llguidance reads it)"
+    group.add_argument("--grammar", metavar="FILE", help=grammar)
+    group.add_argument("--regex", metavar="R", help="the text matches the regular expression R as a whole")
+
+
+def is_answer(args: argparse.Namespace) -> bool:
+    """Whether the prompt is answered, in the model's chat template, and not continued."""
+    return bool(args.chat or args.system is not None or args.template or args.prefill is not None)
+
+
 def sampling_given(args: argparse.Namespace) -> dict:
     """The options of sampling that were asked for. Raises ValueError for a value out of range."""
     given = {name: value for name in DEFAULTS if (value := getattr(args, name, None)) is not None}
@@ -224,7 +240,11 @@ def sampling_given(args: argparse.Namespace) -> dict:
         given["logit_bias"] = dict(given["logit_bias"])
     if "dry_sequence_breakers" in given:
         given["dry_sequence_breakers"] = [text for text in given["dry_sequence_breakers"] if text != "none"]
-    Sampling(**given)  # checks them
+    sampling = Sampling(**given)  # checks them
+    if sampling.is_constrained:
+        from ..samplers.constraint import check  # here, because few texts are
+
+        check(sampling)
     return given
 
 

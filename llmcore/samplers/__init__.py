@@ -14,17 +14,23 @@ def read_sampling(metadata: dict, path) -> dict:
     return read_keys(metadata, path)
 
 
-def prepare(sampling, tokenizer) -> dict:
-    """What the two filters that look at the vocabulary need: DRY's breakers, none if it is off.
+def prepare(sampling, tokenizer, ignore_eos: bool = False) -> tuple:
+    """What the filters that look at the vocabulary need for one text: DRY's breakers, none if it is off, and
+    the constraint, None if the text may be any.
 
-    Raises ValueError for a bias of a token that the model does not have.
+    Raises ValueError for a bias of a token that the model does not have, and what `constraint_of` raises.
     """
+    breakers, constraint = {}, None
     if sampling.logit_bias:
         from .logit_bias import check
 
         check(sampling, tokenizer.vocab_size)
-    if not sampling.dry_multiplier:
-        return {}
-    from .dry import find_breakers
+    if sampling.dry_multiplier:
+        from .dry import find_breakers
 
-    return find_breakers(tokenizer, sampling.dry_sequence_breakers)
+        breakers = find_breakers(tokenizer, sampling.dry_sequence_breakers)
+    if sampling.is_constrained:
+        from .constraint import constraint_of
+
+        constraint = constraint_of(sampling, tokenizer, ignore_eos)
+    return breakers, constraint

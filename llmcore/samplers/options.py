@@ -1,5 +1,6 @@
 """The options of sampling, their defaults (llama.cpp's) and the one check of their values."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -42,12 +43,21 @@ class Sampling:
     dry_penalty_last_n: int = 64  # tokens that DRY looks back over; 0: off
     dry_sequence_breakers: Sequence[str] = ("\n", ":", '"', "*")  # no repetition reaches over one of these
     sequence: Sequence[str] = SEQUENCE  # the filters in their order; one that is not named is off
+    json_schema: str | None = None  # the text is JSON that this schema (a mapping, or its JSON text) allows
+    regex: str | None = None  # the whole text matches
+    grammar: str | None = None  # the text is one of this grammar's, in GBNF or Lark
+    thought: Any = None  # markers of the thought before which neither begins, see chat/reasoning.py
 
     def __post_init__(self):
         for known in fields(self):
             value = getattr(self, known.name)
             if value is not known.default:
                 object.__setattr__(self, known.name, checked(known, value))
+
+    @property
+    def is_constrained(self) -> bool:
+        """Whether the text must be what a schema, an expression or a grammar says."""
+        return not (self.json_schema is None and self.regex is None and self.grammar is None)
 
     def __hash__(self):
         return hash(repr(self))  # a mapping has no hash of its own
@@ -116,4 +126,25 @@ def _names(name, value):
     return names
 
 
+def _schema(name, value):
+    """The JSON text of a schema, which is an object, or true for any JSON."""
+    if value is None:
+        return None
+    try:
+        value = json.loads(value) if isinstance(value, str) else value
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is no JSON: {error}") from None
+    if not isinstance(value, dict | bool):
+        raise ValueError(f'{name} is {text:.80}; it must be an object, like {{"type": "object"}}')
+    return text
+
+
+def _text(name, value):
+    if not isinstance(value, str | None):
+        raise ValueError(f"{name} is {value!r:.80}; it must be a text")
+    return value
+
+
 CHECKS = {"logit_bias": _biases, "dry_sequence_breakers": _texts, "sequence": _names}
+CHECKS |= {"json_schema": _schema, "regex": _text, "grammar": _text, "thought": lambda name, value: value}
