@@ -13,7 +13,7 @@ from llmcore.quants import SUPPORTED
 from llmcore.speed.holding import WAYS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", *ROOT.glob("scripts/**/README.md"), ROOT / "CHANGELOG.md"]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("scripts/**/README.md"), ROOT / "CHANGELOG.md"]
 
 
 def section(title):
