@@ -13,7 +13,8 @@ from llmcore.quants import SUPPORTED
 from llmcore.speed.holding import WAYS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("scripts/**/README.md"), ROOT / "CHANGELOG.md"]
+SINGLE = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+PAGES = [*SINGLE, *ROOT.glob("scripts/**/README.md")]
 
 
 def section(title):
