@@ -94,6 +94,8 @@ CHATML = "<|im_start|>{{ messages }}<think>"
         ("hm <b>\n</think>\n\nWell", "assistant\n<think>\n", "Well", "hm <b>"),
         ("Say <think> aloud</think>", "", "Say <think> aloud</think>", ""),
         ("<think>cut", "", "", "cut"),
+        (" <think>a</think>b", "", "b", "a"),
+        ("\n \n", "", "\n \n", ""),
         ("  \n spaces \n", "", "  \n spaces \n", ""),
     ],
 )

@@ -140,7 +140,8 @@ class Answer:
         self.chat = chat
         self.n_tokens = self.n_thought = 0
         self.content = self.reasoning = ""
-        self._pending, self._begun = "", False  # white space that may end a thought; something was said
+        self._pending = ""  # white space that may be the end of a thought
+        self._lead: str | None = ""  # white space before anything else is said; None once something is
         self._watch = Watch(chat.template) if chat and chat.tools else None
 
     def feed(self, said: Said) -> Delta:
@@ -161,7 +162,9 @@ class Answer:
     def finish(self, text, end: str) -> Delta:
         """What the end adds: calls, and text that looked like one."""
         if self._watch is None or self.chat is None:
-            return Delta()
+            rest = "" if self.reasoning else self._lead or ""
+            self.content += rest
+            return Delta(rest)
         self.tool_calls, content = self.chat.read(text, end)
         rest = content[len(self.content) :] if content.startswith(self.content) else ""
         self.content += rest
@@ -170,6 +173,7 @@ class Answer:
     def _thought(self, piece):
         """A piece of a thought; white space at its ends and its markers are left out."""
         if piece in (self.chat.markers.open, self.chat.markers.close):
+            self._lead = self._lead and ""
             return ""
         piece = self._pending + piece if self.reasoning else piece.lstrip()
         kept = piece.rstrip()
@@ -177,10 +181,14 @@ class Answer:
         return kept
 
     def _said(self, piece, control):
-        """A piece of what is said; line ends between the thought and it are left out."""
-        if self.reasoning and not self._begun:
-            piece = piece.lstrip("\n" if self._watch is None else None)
-        self._begun = self._begun or bool(piece)
+        """A piece of what is said; white space before the thought, and line ends behind it, are left out."""
+        if self._lead is not None:
+            piece = self._lead + piece
+            if not piece.strip():
+                self._lead = piece
+                return ""
+            piece = piece.lstrip("\n" if self._watch is None else None) if self.reasoning else piece
+            self._lead = None
         return piece if self._watch is None else self._watch.feed(piece, control)
 
 
