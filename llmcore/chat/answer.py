@@ -8,10 +8,10 @@ the reason beside it. Only markup disappears.
 import re
 from collections.abc import Callable, Iterable
 
-from .arguments import DECODER, Types
+from .arguments import Types
 from .calls import Call, NotACall, ahead
 from .formats import ENDS, Format, format_of
-from .literals import skip_space
+from .literals import read_json, skip_space
 from .reasoning import TAGS, Reasoning, reasoning_of
 
 
@@ -102,7 +102,7 @@ def _end_of_thought(text, at, form, markers, types):
             calls, end = form.read(text, found.start(), types)
         except NotACall as error:
             calls, end = error.calls, at
-        if calls and all(types.knows(call.name) for call in calls) and (close < 0 or end > close):
+        if calls and not any(_problem(call, types) for call in calls) and (close < 0 or end > close):
             return found.start(), found.start()
     return (close, close + len(markers.close)) if close >= 0 else (len(text), len(text))
 
@@ -110,22 +110,25 @@ def _end_of_thought(text, at, form, markers, types):
 def _calls(text, found, form, types):
     """The pieces of what stands where a call may begin, and its end; what is no call of a known tool is
     text."""
+    rest = []
     try:
         calls, end = form.read(text, found.start(), types)
-        rest = []
     except NotACall as error:
         calls, end = error.calls, max(error.end, found.start() + 1)
         rest = [("text", text[error.start : end]), ("problem", str(error))]
+    problems = [_problem(call, types) for call in calls]
+    if calls and all(problems) and not rest:  # as it was written, with its markup
+        return [("text", text[found.start() : end]), *(("problem", problem) for problem in problems)], end
     pieces = []
-    for call in calls:
-        if types.knows(call.name):
-            pieces.append(("call", call))
-        else:
-            pieces += [
-                ("text", text[call.start : call.end]),
-                ("problem", f"there is no tool called {call.name!r}"),
-            ]
+    for call, problem in zip(calls, problems, strict=True):
+        stays = [("text", text[call.start : call.end]), ("problem", problem)]
+        pieces += stays if problem else [("call", call)]
     return pieces + rest, end
+
+
+def _problem(call, types):
+    """Why it is no call of a tool that there is; None if it is one."""
+    return call.problem or (None if types.knows(call.name) else f"there is no tool called {call.name!r}")
 
 
 HEADER = re.compile(
@@ -163,8 +166,19 @@ def _messages(text, form, markers, types, thinking):
             end = END_OF_BODY.search(text, after)
             yield from [*pieces, ("text", text[after : end.start()])]
         else:
+            end = END_OF_BODY.search(text, _end_of_call(text, header.end(), end.start(), form, types))
             yield from _pieces(text[header.end() : end.start()], form, markers, types, thinking=False)
         at = end.end()
+
+
+def _end_of_call(text, begin, end, form, types):
+    """Where the call ends that begins between `begin` and `end`, for a value may hold the end of a message;
+    `begin` if there is none."""
+    found = re.compile(form.begin).search(text, begin, end)
+    try:
+        return form.read(text, found.start(), types)[1] if found else begin
+    except NotACall:
+        return begin
 
 
 def _message_call(text, at, name, types):
@@ -172,9 +186,9 @@ def _message_call(text, at, name, types):
     ends."""
     begin = skip_space(text, at)
     try:
-        value, end = DECODER.raw_decode(text, begin)
+        value, end = read_json(text, begin)
         reason = None if isinstance(value, dict) else f"the arguments for {name!r} are no JSON object"
-    except (ValueError, RecursionError):
+    except ValueError:
         end = END_OF_BODY.search(text, at).start()
         reason = f"the arguments for {name!r} are cut off or no JSON"
     reason = reason if types.knows(name) else f"there is no tool called {name!r}"

@@ -6,18 +6,10 @@ True
 (None, '1 Main St', '7')
 """
 
-import json
 from collections.abc import Callable, Iterable
 
-from .literals import read_literal
+from .literals import json_of, read_literal
 from .tools import CONTAINERS, NAMES, function_of, tools_for
-
-
-def _no_number(word):
-    raise ValueError(f"{word} is not JSON")
-
-
-DECODER = json.JSONDecoder(strict=False, parse_constant=_no_number)  # models break lines inside of strings
 
 
 class Types:
@@ -85,7 +77,7 @@ def _list(value):
 
 def _value_of(text):
     """What text writes as JSON, or as Python does (some templates write {'a': True}); else the text."""
-    for read in (DECODER.decode, _python):
+    for read in (json_of, _python):
         try:
             return read(text.strip())
         except (ValueError, RecursionError):

@@ -11,18 +11,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from .arguments import DECODER
-from .literals import read_fields
+from .literals import json_of, read_fields, read_json
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call, and where it stands in the answer."""
+    """A call, and where it stands in the answer; with a `problem` it is none, and stays text."""
 
     name: str
     arguments: dict
     start: int
     end: int
+    problem: str = ""
 
 
 class NotACall(ValueError):
@@ -37,9 +37,13 @@ class NotACall(ValueError):
         self.start, self.end, self.calls = start, end, calls
 
 
-def past(close: str, text: str, at: int) -> int:
-    """Past the closing marker behind `at`: what a broken call takes with it. Without one, all the rest."""
-    found = re.compile(close).search(text, at) if close else None
+def past(close: str, text: str, at: int, opening: str = "") -> int:
+    """Past the closing marker behind `at`, or up to the next call: what a broken one takes with it.
+
+    Without either, all the rest.
+    """
+    ends = [close, f"(?={opening})" if opening else ""]
+    found = re.compile("|".join(filter(None, ends)) or "(?!)").search(text, at)
     return found.end() if found else len(text)
 
 
@@ -59,14 +63,14 @@ def read_objects(opening, close, text, at, types):
     start, at = at, re.compile(opening).match(text, at).end()
     calls = []
     while text.startswith("{", item := _item(text, at)):
-        begin = item if calls else start
-        value, at = _json(text, item, close, begin, calls)
+        value, at = _json(text, item, close, opening, item if calls else start, calls)
         try:
             calls.append(_call(value, item, at))
         except ValueError as error:
-            raise NotACall(str(error), begin, past(close, text, at), calls) from None
+            calls.append(Call("", {}, item, at, problem=str(error)))
     if not calls:
-        raise NotACall("there is no JSON object where a call should be", start, past(close, text, at))
+        end = past(close, text, at, opening)
+        raise NotACall("there is no JSON object where a call should be", start, end)
     end = ahead(rf"[\s\]}}]*(?:{close})", text, at) if close else at  # one "}" too many is a common slip
     return calls, end if end > at else ahead(r"\]", text, at)
 
@@ -75,15 +79,16 @@ def _item(text, at):
     return re.compile(r"[\s,;\[\]]*").match(text, at).end()
 
 
-def _json(text, at, close, start, calls):
+def _json(text, at, close, opening, start, calls):
     """The JSON object at `at` and its end; what is no call begins at `start`."""
     try:
-        value, end = DECODER.raw_decode(text, at)
-    except (ValueError, RecursionError) as error:
-        reason = f"the JSON of a call is cut off or broken ({getattr(error, 'msg', 'nested too deeply')})"
-        raise NotACall(reason, start, past(close, text, at), calls) from None
+        value, end = read_json(text, at)
+    except ValueError as error:
+        reason = f"the JSON of a call is cut off or broken ({getattr(error, 'msg', error)})"
+        raise NotACall(reason, start, past(close, text, at, opening), calls) from None
     if not isinstance(value, dict):
-        raise NotACall("the arguments of a call are no JSON object", start, past(close, text, end), calls)
+        after = past(close, text, end, opening)
+        raise NotACall("the arguments of a call are no JSON object", start, after, calls)
     return value, end
 
 
@@ -99,8 +104,8 @@ def _call(value, start, end):
         [(name, arguments)] = value.items()
     if isinstance(arguments, str):  # the JSON text of the arguments, as in OpenAI's API
         try:
-            arguments = DECODER.decode(arguments.strip() or "{}")
-        except (ValueError, RecursionError):
+            arguments = json_of(arguments.strip() or "{}")
+        except ValueError:
             raise ValueError(f"the arguments of {name!r} are no JSON") from None
     elif arguments is None and not value.keys() <= BESIDE:
         raise ValueError("the JSON of a call has neither arguments nor parameters")
@@ -110,7 +115,7 @@ def _call(value, start, end):
 
 
 BESIDE = {"name", "tool_name", "function", "arguments", "parameters", "id", "tool_call_id", "type", "index"}
-BARE = r'<\|python_tag\|>\s*|(?m:^)[ \t]*(?=\{\s*"(?:name|type|function|parameters)"\s*:)'
+BARE = r'<\|python_tag\|>\s*|(?m:^)[ \t]*(?=\{\s*"(?:name|type|function|parameters|arguments|id)"\s*:)'
 
 
 def read_bare(text, at, types):
@@ -122,7 +127,7 @@ def read_bare(text, at, types):
         call = _python_call(text, begin, builtin[1], builtin.end(), types, at, [])
         return [call], call.end
     calls, end = read_objects(BARE, "", text, at, types)
-    value = DECODER.raw_decode(text, calls[0].start)[0]
+    value, _ = read_json(text, calls[0].start)
     inner = value.get("function")
     if not {"parameters", "arguments"} & (inner if isinstance(inner, dict) else value).keys():
         raise NotACall("", at, end)
@@ -138,11 +143,12 @@ def _read_named(head, close, section, text, at, types):
     begin, calls = at, []
     while match := re.compile(rf"\s*{head}").match(text, at):
         start = match.start() if calls else begin
-        value, end = _json(text, match.end(), close, start, calls)
+        value, end = _json(text, match.end(), close, head, start, calls)
         calls.append(Call(match["name"].strip().removeprefix("functions."), value, start, end))
         at = ahead(close, text, ahead("```", text, end))
     if not calls:
-        raise NotACall("a call has no name or no arguments", begin, past(close, text, begin + 1))
+        end = past(close, text, begin + 1, head)
+        raise NotACall("a call has no name or no arguments", begin, end)
     return calls, ahead(section, text, at)
 
 
@@ -188,15 +194,16 @@ def _python_call(text, begin, name, at, types, start, calls):
 
 def read_gemma(text, at, types):
     """Gemma 4: <|tool_call>call:name{key:<|"|>text<|"|>,n:1}<tool_call|>."""
-    close = r"<tool_call\|>"
-    head = re.compile(r"<\|tool_call>\s*(?:call:)?\s*([^\s{<]+)\s*\{").match(text, at)
+    opening, close = r"<\|tool_call>", r"<tool_call\|>"
+    head = re.compile(rf"{opening}\s*(?:call:)?\s*([^\s{{<]+)\s*\{{").match(text, at)
     if head is None:
-        raise NotACall("a call does not begin with call:name{", at, past(close, text, at))
+        end = past(close, text, at + 1, opening)
+        raise NotACall("a call does not begin with call:name{", at, end)
     try:
         arguments, end = read_fields(text, head.end(), "}", ":")
     except (ValueError, RecursionError) as error:
         reason = f"the arguments of {head[1]!r} cannot be read: {error}"
-        raise NotACall(reason, at, past(close, text, at)) from None
+        raise NotACall(reason, at, past(close, text, at + 1, opening)) from None
     for key, value in arguments.items():  # a bare 123 is text where the schema allows nothing else
         if types.kinds(head[1], key) == {"string"} and type(value) in (int, float):
             arguments[key] = json.dumps(value)

@@ -79,6 +79,7 @@ MINICPM = Tags(
     end_value="</param>",
     end_call="</function>",
     end_section="",
+    cdata=True,
 )
 KIMI_3 = Tags(
     section=r"<\|open\|>tools<\|sep\|>",

@@ -188,11 +188,12 @@ class Disarm:
 def may_be_markup(token: str) -> bool:
     """Whether a user-defined token is more than a word, white space or punctuation.
 
-    >>> [may_be_markup(token) for token in ("</think>", "▁▁", "the", "```")]
-    [True, False, False, False]
+    >>> [may_be_markup(token) for token in ("</think>", '<|"|>', "▁▁", "the", "```")]
+    [True, True, False, False, False]
     """
     plain = token.replace("▁", "")
-    return any(map(str.isalpha, plain)) and not plain.isalnum()
+    is_tag = len(plain) > 2 and plain[0] == "<" and plain[-1] == ">"
+    return is_tag or (any(map(str.isalpha, plain)) and not plain.isalnum())
 
 
 def _complete(render, messages):

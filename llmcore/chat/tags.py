@@ -7,8 +7,9 @@ followed by what can follow a value.
 import re
 from dataclasses import dataclass
 
-from .arguments import DECODER, kinds_of_schema, value_in
+from .arguments import kinds_of_schema, value_in
 from .calls import Call, NotACall, ahead, past
+from .literals import json_of
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Tags:
 
     `call` has the group "name", `key` the group "key" and may have "kind", where the model itself says the
     value's type. `section`, which may hold several calls, and `end_section` are empty if there is no outer
-    tag.
+    tag. `cdata`: the template tells the model to write what has tags of its own as <![CDATA[...]]>.
     """
 
     section: str
@@ -26,6 +27,7 @@ class Tags:
     end_value: str
     end_call: str
     end_section: str
+    cdata: bool = False
 
     @property
     def begin(self) -> str:
@@ -44,7 +46,7 @@ def read_tags(tags: Tags, lines: bool, text, at, types):
         try:
             values, at = _read_values(tags, lines, text, call.end(), name, types)
         except ValueError as error:
-            end = past(tags.end_section or tags.end_call, text, call.end())
+            end = past(tags.end_section or tags.end_call, text, call.end(), _unnamed(tags.begin))
             raise NotACall(str(error), start, end, calls) from None
         calls.append(Call(name, values, start, at))
     if not calls:
@@ -74,7 +76,9 @@ def _raw_value(tags, text, at):
     begin, section = _unnamed(tags.call), tags.section or r"(?!)"
     follows = "|".join(filter(None, (_unnamed(tags.key), tags.end_call, tags.end_section)))
     end_value = rf"{tags.end_value}(?=\s*(?:{follows}))"
-    if cdata := re.compile(rf"\s*<!\[CDATA\[(.*?)\]\]>\s*{end_value}", re.DOTALL).match(text, at):
+    if tags.cdata and (
+        cdata := re.compile(rf"\s*<!\[CDATA\[(.*?)\]\]>\s*{end_value}", re.DOTALL).match(text, at)
+    ):
         return cdata[1], True, cdata.end()
     next_call = rf"{tags.end_call}\s*(?:{tags.end_section})\s*(?:{section}|{begin})"
     end = re.compile(rf"(?P<end>{end_value})|{next_call}").search(text, at)
@@ -103,8 +107,8 @@ def _value(raw, kind, kinds):
         return raw
     if kind is not None:
         try:
-            return DECODER.decode(raw.strip())
-        except (ValueError, RecursionError):
+            return json_of(raw)
+        except ValueError:
             pass
     return value_in(kinds, raw)
 
@@ -126,7 +130,8 @@ def read_nested(text, at, types):
         try:
             values, at = _nested(text, call.end(), "invoke", schema, types.parameters.get(name))
         except (ValueError, RecursionError) as error:
-            raise NotACall(str(error), start, past(NESTED.end_section, text, call.end()), calls) from None
+            end = past(NESTED.end_section, text, call.end(), _unnamed(NESTED.begin))
+            raise NotACall(str(error), start, end, calls) from None
         calls.append(Call(name, values, start, at))
     if not calls:
         raise NotACall("no call follows the opening tag", begin, max(at, begin + 1))
@@ -151,7 +156,7 @@ def _nested(text, at, tag, schema, root):
         raise ValueError(f"<{tag}> holds what is no argument")
     if fields and all(key == "item" for key, _ in fields) and kinds != {"object"}:
         return [value for _, value in fields], end.end()
-    if fields or kinds == {"object"}:
+    if fields or (kinds == {"object"} and at == end.start()):
         return dict(fields), end.end()
     if kinds == {"array"} and at == end.start():
         return [], end.end()
