@@ -1,4 +1,4 @@
-"""Markup in every text that a stranger may write, through every template: it never becomes a token of markup."""
+"""Markup in every text that a stranger may write, through every template: it never becomes markup."""
 
 import gzip
 import json
