@@ -216,6 +216,61 @@ def test_a_thought_is_told_apart(tmp_path):
         engine.stop()
 
 
+SCHEMA = {
+    "type": "object",
+    "properties": {"a": {"type": "integer"}, "b": {"enum": ["x", "y"]}},
+    "required": ["a", "b"],
+    "additionalProperties": False,
+}
+
+
+def test_a_schema_is_kept_to(client, llm):
+    pytest.importorskip("llguidance", reason='pip install "llmcore[json]"')
+    long = {"max_tokens": 100, "temperature": 1.0}
+    wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA, "strict": True}}
+    for seed in range(3):
+        want = "".join(llm.chat(MESSAGES, json_schema=SCHEMA, seed=seed, **long))
+        for fields in ({"response_format": wanted}, {"json_schema": SCHEMA}):
+            content = ask(client, seed=seed, **long, **fields).json()["choices"][0]["message"]["content"]
+            assert content == want
+            assert set(json.loads(content)) == {"a", "b"}
+    (choice,) = ask(client, response_format={"type": "json_object"}, temperature=1.0).json()["choices"]
+    assert choice["message"]["content"].startswith("{")
+    assert ask(client, response_format={"type": "text"}).status_code == 200
+    assert ask(client, TEXT, regex="[ab]{3}").json()["choices"][0]["text"] in {
+        x + y + z for x in "ab" for y in "ab" for z in "ab"
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"response_format": {"type": "xml"}}, "response_format", '"json_schema"'),
+        ({"response_format": "json"}, "response_format", "must be an object"),
+        ({"response_format": {"type": "json_schema"}}, "response_format", "schema"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "x"}}}},
+            "response_format",
+            "",
+        ),
+        (
+            {"response_format": {"type": "json_object"}, "grammar": 'root ::= "a"'},
+            "response_format",
+            "one of them",
+        ),
+        ({"regex": "("}, "regex", "regex"),
+        ({"json_schema": {"type": "object"}, "ignore_eos": True}, "json_schema", "ignore_eos"),
+        ({"thought": "x"}, "thought", "Unrecognized request argument"),
+    ],
+    ids=str,
+)
+def test_a_schema_that_cannot_be_kept_to(client, fields, param, words):
+    pytest.importorskip("llguidance", reason='pip install "llmcore[json]"')
+    error = error_of(ask(client, **fields), 400)
+    assert error["param"] == param
+    assert words in error["message"]
+
+
 def test_embeddings_are_normalized_hidden_states(client, llm):
     """Pooled by hand from the last hidden states, with the last norm written out."""
     ids = llm.tokenizer.encode("hello there")
@@ -320,7 +375,7 @@ def test_models_health_and_metrics(client):
         (TEXT, {"prompt": []}, "prompt", "prompt must be"),
         (TEXT, {"prompt": [[]]}, "prompt", "empty"),
         (TEXT, {"suffix": "x"}, "suffix", "not supported"),
-        (TEXT, {"best_of": 3}, "best_of", "only 1"),
+        (TEXT, {"best_of": 3}, "best_of", "can only be 1"),
         (TEXT, {"echo": True, "logprobs": 1}, "echo", "log-probabilities"),
     ],
     ids=str,

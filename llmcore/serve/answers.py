@@ -96,7 +96,8 @@ class Listener:
         pieces = list(self._told.feed(text, shown or self._control))
         if token.end and not self._told.stopped:
             pieces.append(self._told.rest())
-        logprobs = None if self._n_top is None else logprobs_of(token, self._n_top)
+        told = self._n_top is not None and token.end != END_OF_TEXT
+        logprobs = logprobs_of(token, self._n_top) if told else None
         self._put(Said(pieces, "" if shown else text, logprobs, thought or self._told.thinking))
         return self._told.stopped
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ..chat import encode_chat, tools_for
+from ..chat.reasoning import reasoning_of
 from ..errors import ContextOverflow, whole
 from ..llm import LLM
+from ..samplers.constraint import check
 from ..samplers.options import Sampling
 from ..tokenizers.streaming import stop_strings
 from .answers import Chat
@@ -99,7 +101,7 @@ def one_of(*allowed) -> Callable:
     def check(name, value):
         if value not in allowed:
             known = ", ".join(json.dumps(one) for one in allowed)
-            raise ValueError(f"{name} is {value!r:.60}; this server knows only {known}")
+            raise ValueError(f"{name} is {value!r:.60}; here it can only be {known}")
         return value
 
     return check
@@ -113,6 +115,21 @@ def refused(why: str) -> Callable:
             raise ValueError(f"{name} is not supported: {why}")
 
     return check
+
+
+def schema_of_format(name: str, value):
+    """The JSON schema that a response_format asks for; None where it asks for text."""
+    kind = mapping(name, value).get("type")
+    if kind == "json_object":
+        return {"type": "object"}
+    if kind != "json_schema":
+        return one_of("text", "json_object", "json_schema")(f"{name}.type", kind) and None
+    inner = value.get("json_schema")
+    if not (isinstance(inner, dict) and isinstance(inner.get("schema"), dict | bool)):
+        raise ValueError(
+            f'{name} is {value!r:.60}; it must have "json_schema": {{"name": ..., "schema": ...}}'
+        )
+    return inner["schema"]
 
 
 def ignored(name: str, value) -> None:
@@ -131,7 +148,7 @@ def stops(name: str, value) -> list[str]:
     return stop_strings(value)
 
 
-SAMPLING = {f.name: as_it_is for f in fields(Sampling)} | {"logit_bias": biases}
+SAMPLING = {f.name: as_it_is for f in fields(Sampling) if f.name != "thought"} | {"logit_bias": biases}
 IGNORED = (
     *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "verbosity"),
     *("prompt_cache_retention", "prediction", "parallel_tool_calls", "cache_prompt"),
@@ -155,7 +172,7 @@ CHAT = COMMON | {
     "top_logprobs": between(0, MOST_TOP),
     "tools": as_it_is,
     "tool_choice": one_of("none", "auto"),
-    "response_format": lambda name, value: one_of("text")(f"{name}.type", mapping(name, value).get("type")),
+    "response_format": schema_of_format,
     "reasoning_effort": text,
     "chat_template_kwargs": mapping,
     "continue_final_message": flag,
@@ -210,9 +227,12 @@ def tried(work, param):
         return work()
     except ContextOverflow as error:
         raise RequestError(str(error), param, "context_length_exceeded") from None
+    except ImportError as error:
+        raise RequestError(str(error), param, "not_installed", status=501) from None
     except ValueError as error:
         first = re.match(r"\w*", str(error))[0]
-        raise RequestError(str(error), first if first in SAMPLING else param, "invalid_value") from None
+        named = first in SAMPLING and param != "response_format"
+        raise RequestError(str(error), first if named else param, "invalid_value") from None
 
 
 @dataclass(frozen=True)
@@ -240,7 +260,7 @@ class Asked:
 
 def _common(llm, given, default_tokens, sampling, n_top):
     """The fields of `Asked` that chats and completions share."""
-    own = {name: given[name] for name in SAMPLING if name in given}
+    own = {name: given[name] for name in SAMPLING if name in given} | constraint_of(llm, given)
     stream_options = given.get("stream_options", {})
     if stream_options and not given.get("stream"):
         raise RequestError("stream_options is only allowed with stream: true", "stream_options")
@@ -259,6 +279,21 @@ def _common(llm, given, default_tokens, sampling, n_top):
         "options": options,
         "n_top": n_top,
     }
+
+
+def constraint_of(llm: LLM, given: Mapping) -> dict:
+    """The options of sampling by which an answer becomes what was asked for. Raises RequestError."""
+    asked = {name: given[name] for name in ("json_schema", "regex", "grammar") if name in given}
+    if given.get("response_format") is not None:
+        schema = given["response_format"]
+        if asked:
+            what = f"response_format and {min(asked)} both say what the answer must be; give one of them"
+            raise RequestError(what, "response_format", "invalid_value")
+        asked = {"json_schema": schema}
+        tried(lambda: check(llm.sampling(json_schema=schema)), "response_format")
+    if asked and "messages" in given:
+        asked["thought"] = reasoning_of(llm.tokenizer.chat_template or "")
+    return asked
 
 
 def read_chat(llm: LLM, body: dict, sampling: Mapping) -> Asked:
