@@ -162,6 +162,11 @@ def test_usage_tells_what_was_cached(client, llm):
         assert usage["prompt_tokens"] == n
         assert (usage["prompt_tokens_details"]["cached_tokens"] > 16) == bool(cached)
         assert usage["total_tokens"] == n + usage["completion_tokens"]
+    ends = ask(client, messages=messages, max_tokens=400, temperature=1.5, seed=1).json()
+    assert ends["choices"][0]["finish_reason"] == "stop"  # and the end-of-text token is no token of the text
+    sampling = {"sampling": llm.sampling(temperature=1.5), "max_tokens": 400, "seed": 1}
+    ids = encode_chat(llm.tokenizer, messages)
+    assert ends["usage"]["completion_tokens"] == len(list(llm.tokens(ids, **sampling))) - 1
     last = events(client, messages=messages, stream_options={"include_usage": True})[-1]
     assert last["choices"] == []
     assert last["usage"]["prompt_tokens_details"]["cached_tokens"] == n - 1
@@ -216,6 +221,7 @@ def test_a_thought_is_told_apart(tmp_path):
         engine.stop()
 
 
+WRONG = {"type": "json_schema", "json_schema": {"schema": {"type": "x"}}}
 SCHEMA = {
     "type": "object",
     "properties": {"a": {"type": "integer"}, "b": {"enum": ["x", "y"]}},
@@ -248,11 +254,7 @@ def test_a_schema_is_kept_to(client, llm):
         ({"response_format": {"type": "xml"}}, "response_format", '"json_schema"'),
         ({"response_format": "json"}, "response_format", "must be an object"),
         ({"response_format": {"type": "json_schema"}}, "response_format", "schema"),
-        (
-            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "x"}}}},
-            "response_format",
-            "",
-        ),
+        ({"response_format": WRONG}, "response_format", ""),
         (
             {"response_format": {"type": "json_object"}, "grammar": 'root ::= "a"'},
             "response_format",
@@ -363,6 +365,7 @@ def test_models_health_and_metrics(client):
         (CHAT, {"logit_bias": {"99999": 1}}, "logit_bias", "99999"),
         (CHAT, {"tools": "x"}, "tools", "must be a list"),
         (CHAT, {"tools": [{"type": "function"}]}, "tools", ""),
+        (CHAT, {"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "no place for tools"),
         (CHAT, {"functions": [{}]}, "functions", "use tools"),
         (CHAT, {"modalities": ["audio"]}, "modalities", "text"),
         (CHAT, {"temprature": 1}, "temprature", "Unrecognized request argument"),

@@ -42,6 +42,7 @@ class Said(NamedTuple):
     control: str = ""
     logprobs: Logprobs | None = None
     thought: bool = False
+    is_end: bool = False  # the end-of-text token, which is no part of the text
 
 
 class Over(NamedTuple):
@@ -96,9 +97,9 @@ class Listener:
         pieces = list(self._told.feed(text, shown or self._control))
         if token.end and not self._told.stopped:
             pieces.append(self._told.rest())
-        told = self._n_top is not None and token.end != END_OF_TEXT
-        logprobs = logprobs_of(token, self._n_top) if told else None
-        self._put(Said(pieces, "" if shown else text, logprobs, thought or self._told.thinking))
+        is_end = token.end == END_OF_TEXT
+        logprobs = None if self._n_top is None or is_end else logprobs_of(token, self._n_top)
+        self._put(Said(pieces, "" if shown else text, logprobs, thought or self._told.thinking, is_end))
         return self._told.stopped
 
     def close(self, text, end: str, error: Exception | None) -> None:
@@ -147,8 +148,8 @@ class Answer:
 
     def feed(self, said: Said) -> Delta:
         """What a token adds."""
-        self.n_tokens += 1
-        self.n_thought += said.thought
+        self.n_tokens += not said.is_end
+        self.n_thought += said.thought and not said.is_end
         before = len(self.content), len(self.reasoning)
         for piece, is_thought in said.pieces:
             if self.chat is None:

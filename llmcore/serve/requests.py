@@ -11,7 +11,7 @@ from ..chat import encode_chat, tools_for
 from ..chat.reasoning import reasoning_of
 from ..errors import ContextOverflow, whole
 from ..llm import LLM
-from ..samplers.constraint import check
+from ..samplers import constraint
 from ..samplers.options import Sampling
 from ..tokenizers.streaming import stop_strings
 from .answers import Chat
@@ -126,9 +126,7 @@ def schema_of_format(name: str, value):
         return one_of("text", "json_object", "json_schema")(f"{name}.type", kind) and None
     inner = value.get("json_schema")
     if not (isinstance(inner, dict) and isinstance(inner.get("schema"), dict | bool)):
-        raise ValueError(
-            f'{name} is {value!r:.60}; it must have "json_schema": {{"name": ..., "schema": ...}}'
-        )
+        raise ValueError(f'{name} is {value!r:.60}; it must have "json_schema": {{"schema": ...}}')
     return inner["schema"]
 
 
@@ -290,7 +288,7 @@ def constraint_of(llm: LLM, given: Mapping) -> dict:
             what = f"response_format and {min(asked)} both say what the answer must be; give one of them"
             raise RequestError(what, "response_format", "invalid_value")
         asked = {"json_schema": schema}
-        tried(lambda: check(llm.sampling(json_schema=schema)), "response_format")
+        tried(lambda: constraint.check(llm.sampling(json_schema=schema)), "response_format")
     if asked and "messages" in given:
         asked["thought"] = reasoning_of(llm.tokenizer.chat_template or "")
     return asked
@@ -306,9 +304,12 @@ def read_chat(llm: LLM, body: dict, sampling: Mapping) -> Asked:
         raise RequestError("top_logprobs is only allowed with logprobs: true", "top_logprobs")
     common = _common(llm, given, llm.context_length, sampling, (top or 0) if given.get("logprobs") else None)
     tools = None if given.get("tool_choice") == "none" else tried(lambda: tools_of(given), "tools")
+    template = llm.tokenizer.chat_template or ""
+    if tools and not re.search("tools|functions", template):
+        raise RequestError("this model's chat template has no place for tools", "tools", "unsupported")
     ids = chat_ids(llm, given, tools)
     end = llm.tokenizer.decode(ids[-16:], special=True)
-    chat = Chat(llm.tokenizer, llm.tokenizer.chat_template or "", end, common["stops"], tools)
+    chat = Chat(llm.tokenizer, template, end, common["stops"], tools)
     return Asked([ids], chat=chat, **common)
 
 
