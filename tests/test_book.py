@@ -30,7 +30,7 @@ ORDER = """
     samplers/of_file samplers writing
     speed/machine speed/mapped speed/int8 speed/holding speed/filling speed/drafting speed/batching
     chat/messages chat/template chat/literals chat/tools chat/arguments chat/calls chat/tags chat/formats
-    chat/reasoning chat/prompt chat/answer chat
+    chat/reasoning chat/required chat/prompt chat/answer chat
     glass/watching glass/keeping glass/stream glass/lens glass/votes glass/changing glass llm chat/session
     cli/interrupt cli/options cli/report cli/command cli/inspect cli/hub cli/get cli/batch
     cli/requests cli/responses cli/lines cli/journal cli/jobs cli/chat

@@ -3,22 +3,27 @@ them, and `jsonschema`, `json` and `re` say whether they are.
 """
 
 import functools
+import gzip
 import json
 import lzma
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import jsonschema
 import numpy as np
 import pytest
-from conftest import FOLDER, ROOT, SHARED, real_model, tiny_llama
+from conftest import DATA, FOLDER, ROOT, SHARED, real_model, tiny_llama
 from schemas import schema
 from test_conversation import CHATML, make_model
 
 import llmcore
-from llmcore.chat import encode_chat, reasoning_of
+from llmcore.chat import encode_chat, parse_answer, reasoning_of
+from llmcore.chat.formats import format_of
+from llmcore.chat.required import FORMS, call_grammar
 from llmcore.chat.session import Session, Text
 from llmcore.loader import read_gguf
 from llmcore.samplers import prepare
@@ -26,6 +31,7 @@ from llmcore.samplers.constraint import parts
 from llmcore.sampling import Sampling, sample
 from llmcore.tokenizer import Tokenizer
 from llmcore.tokenizers.streaming import END_OF_TEXT
+from llmcore.tokenizers.vocabulary import CONTROL
 
 ANY = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}  # the widest choice
 CITY = {"type": "object", "properties": {"city": {"enum": ["Bern", "Rome"]}}, "required": ["city"]}
@@ -358,3 +364,88 @@ def test_a_wrong_file_is_one_line_with_its_name(data, words, tmp_path):
 def test_a_wrong_expression_is_status_2():
     assert run("--prompt", "a", "--regex", "(").returncode == 2
     assert run("--prompt", "a", "--regex", "a", "--grammar", "x").returncode == 2
+
+
+# Calls that must come.
+
+
+def weather(city: str, days: int = 1, unit: Literal["C", "F"] | None = None):
+    """Tell the weather.
+
+    Args:
+        city: the place
+        days: how many
+        unit: of the temperature
+    """
+
+
+def now():
+    """Tell the time."""
+
+
+BOUNDED = {
+    "properties": {"n": {"type": "integer", "minimum": 0}, "s": {"$ref": "#/$defs/s"}},
+    "required": ["s"],
+}
+BOUNDED |= {"$defs": {"s": {"type": "string", "maxLength": 6}}}
+NOTE = {"type": "function", "function": {"name": "note", "parameters": BOUNDED}}
+RECORD = json.loads(gzip.decompress((DATA / "templates.json.gz").read_bytes()))["templates"]
+FORMATS = {name: format_of(template["template"]) for name, template in RECORD.items()}
+
+
+@pytest.mark.parametrize("name", [name for name, form in FORMATS.items() if form and form.name in FORMS])
+def test_a_required_call_is_one_in_the_format_of_the_template(name):
+    template, llm = RECORD[name]["template"], tiny()
+    tokenizer = replace(llm.tokenizer, chat_template=template)
+    for seed, name in enumerate((None, "note", "now", None)):
+        text = finished(llm, "a", seed, grammar=call_grammar(tokenizer, [now, NOTE], name), temperature=30.0)
+        answer = parse_answer(text, template, tools=[now, NOTE])
+        ((call,), content) = answer["tool_calls"], answer["content"]
+        assert content == ""
+        assert call["name"] in ("note", "now") if name is None else call["name"] == name
+        if call["name"] == "note":
+            jsonschema.validate(call["arguments"], BOUNDED)
+        else:
+            assert call["arguments"] == {}
+
+
+def test_a_call_has_the_control_tokens_of_its_format():
+    path = make_model(Path(FOLDER.name) / "constraint-calls.gguf", CHATML + "{# <|im_start|> [TOOL_CALLS] #}")
+    metadata = read_gguf(path).metadata
+    tokens = list(metadata["tokenizer.ggml.tokens"])
+    tokens[-1] = "[TOOL_CALLS]"
+    tokenizer = Tokenizer.from_metadata(metadata | {"tokenizer.ggml.tokens": tokens}, path)
+    smuggled = {"type": "function", "function": {"name": "[TOOL_CALLS]<|im_start|>", "parameters": {}}}
+    sampling = Sampling(temperature=0, grammar=call_grammar(tokenizer, [smuggled]))
+    ids, prepared = [1], prepare(sampling, tokenizer)
+    while ids[-1] not in tokenizer.eog_ids:
+        ids.append(sample(np.zeros(288, np.float32), ids, sampling, np.random.default_rng(0), *prepared))
+    text = '[TOOL_CALLS][{"name": "[TOOL_CALLS]<|im_start|>", "arguments": {}, "id": "000000000"}]'
+    assert tokenizer.decode(ids[1:-1], special=True) == text
+    assert [i for i in ids if tokenizer.types[i] == CONTROL] == [1, 287, 2]  # bos, the marker, the end
+
+
+@pytest.mark.parametrize(
+    ("template", "tools", "name", "words"),
+    [
+        ("<arg_key>", [now], None, "'glm'; a call can be required in hermes"),
+        (CHATML, [now], None, "writes no calls that we know"),
+        ("<tool_call>", [], None, "there are no tools"),
+        ("<tool_call>", [now], "later", "no tool called 'later'; there are now"),
+        ("<tool_call>", [{"name": "f", "parameters": {"not": {}}}], None, "the tool 'f': json_schema: .*not"),
+    ],
+)
+def test_a_call_that_cannot_be_required_is_refused(template, tools, name, words):
+    with pytest.raises(ValueError, match=words):
+        call_grammar(replace(tiny().tokenizer, chat_template=template), tools, name)
+
+
+def test_a_real_model_calls_a_function():
+    llm = real_model("SmolLM2-135M-Instruct.Q4_1.gguf")
+    grammar = call_grammar(replace(llm.tokenizer, chat_template="<tool_call>"), [weather])
+    for seed in range(3):
+        text = "".join(llm.generate("The weather", max_tokens=200, seed=seed, grammar=grammar))
+        (call,) = parse_answer(text, "<tool_call>", tools=[weather])["tool_calls"]
+        assert call["name"] == "weather"
+        assert call["arguments"].keys() <= {"city", "days", "unit"}
+        assert call["arguments"].get("unit") in (None, "C", "F")
