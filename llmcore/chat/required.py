@@ -60,7 +60,7 @@ def call_grammar(tokenizer, tools: Iterable, name: str | None = None) -> str:
     The arguments are those that the tool's schema names, and as it says. Raises ValueError if there is no
     such tool, if a schema cannot be used, and for a model whose template writes calls in another format.
     """
-    functions = [function_of(tool) for tool in tools_for(tools) or ()]
+    functions = [inner for tool in tools_for(tools) or () if (inner := function_of(tool))]
     chosen = [function for function in functions if name in (None, function["name"])]
     if not chosen:
         known = ", ".join(function["name"] for function in functions)
