@@ -38,7 +38,10 @@ ORDER = """
     serve/guard serve/jobs serve/embeddings serve/app serve/command
     chat/__main__ generate cli/lens
     glass/memory glass/recording glass/page/arrays glass/page/source glass/page/run
-    glass/page/scenes/game glass/page/scenes/start glass/page/scenes/file
+    glass/page/scenes/game glass/page/scenes/start glass/page/scenes/file glass/page/scenes/weight
+    glass/page/scenes/text glass/page/scenes/token
+    glass/page/scenes/scores glass/page/scenes/choice glass/page/scenes/again glass/page/scenes/cost
+    glass/page/scenes/proof
     glass/page/scenes glass/page cli/explain __main__
 """.split()  # noqa: SIM905
 WINGS = {"speed", "chat", "cli", "glass", "serve"}

@@ -23,7 +23,7 @@ LAST = 63  # tokens at the end of a long prompt that have rows of their own
 BETWEEN = -1  # the column that sums those that have none
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """What happened. A row stands for a token that the model has read; the last one written is not read."""
 

@@ -5,6 +5,7 @@ Shape key: R rows, V vocabulary, K best.
 
 import math
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -58,6 +59,7 @@ def texts_of(run: Run, ids) -> dict[int, str]:
     return {int(i): run.llm.tokenizer.token_text(int(i)) for i in sorted(ids)}
 
 
+@lru_cache(maxsize=1)
 def candidates(run: Run) -> list[dict]:
     """The best next tokens after each row, their logits, and log sum exp of all logits.
 

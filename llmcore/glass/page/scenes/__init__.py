@@ -10,7 +10,10 @@ NAME.py has
 from importlib import import_module
 from types import ModuleType
 
-SCENES = ("game", "start", "file")
+SCENES = (
+    *("game", "start", "file", "weight", "text", "token"),
+    *("scores", "choice", "again", "cost", "proof"),
+)
 
 
 def scenes() -> dict[str, ModuleType]:

@@ -115,3 +115,18 @@ function slider(label, {min, max, step, value, show = String}, change) {
   };
   return el;
 }
+
+// Make an element one that arrow keys move about in: move(dx, dy); it is announced as a slider from 0 to most.
+function arrowsOn(el, label, most, move) {
+  put(el, {tabindex: 0, role: "slider", "aria-label": label, "aria-valuemin": 0, "aria-valuemax": most, "aria-valuenow": 0}, []);
+  el.classList.add("arrows");
+  el.addEventListener("keydown", (event) => {
+    const [dx, dy] = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[event.key] || [0, 0];
+    if (!dx && !dy) return;
+    event.preventDefault();
+    event.stopPropagation();
+    move(dx, dy);
+  });
+  el.at = (now, text) => put(el, {"aria-valuenow": now, "aria-valuetext": text}, []);
+  return el;
+}

@@ -81,36 +81,13 @@ function build() {
     section.append(el);
     main.append(section);
     if (counted) nav.append(h("button", {type: "button", onclick: () => jump(name)}, t("nav")));
-    updates.push([section, SCENES[name].scene(DATA, state, el, t) || (() => {})]);
+    updates.push(SCENES[name].scene(DATA, state, el, t) || (() => {}));
     const code = codeOf(name);
     if (code) section.append(code);
   }
   fill(document.getElementById("bar"), h("div", {class: "top"}, nav, schemeButton()),
     h("div", {class: "follow"}, h("span", {class: "label"}, TEXT.page("follow")), ribbon()));
   return updates;
-}
-
-// Scenes in view follow at once, the others one after another when there is time.
-function follow(updates) {
-  let pending = 0;
-  return () => {
-    const turn = ++pending, later = [];
-    const root = document.documentElement;
-    for (const [section, update] of updates) {
-      const box = section.getBoundingClientRect();
-      if (box.bottom > -200 && box.top < innerHeight + 200) update(state);
-      else later.push(update);
-    }
-    root.dataset.busy = "";
-    const next = () => {
-      if (turn !== pending) return;
-      if (later.length) {
-        later.shift()(state);
-        setTimeout(next);
-      } else delete root.dataset.busy;
-    };
-    setTimeout(next);
-  };
 }
 
 function keys(event) {
@@ -153,10 +130,10 @@ function begin() {
   const first = (DATA.votes || {}).first || {layer: Math.floor(DATA.run.layers / 2), head: 0};
   Object.assign(state, {t: DATA.run.steps.indexOf(0), layer: first.layer, head: first.head});
   Object.assign(state, readFragment());
-  const updates = build();
-  const run = follow(updates);
-  whenChanged(run);
-  run();
+  const updates = build(), follow = () => updates.forEach((update) => update(state));
+  whenChanged(follow);
+  check();
+  follow();
   fill(document.getElementById("foot"), glossary(), h("p", null, TEXT.page("made")));
   document.addEventListener("keydown", keys);
   window.addEventListener("hashchange", () => go(readFragment()));
@@ -166,15 +143,11 @@ function begin() {
     if (width === innerWidth) return;
     width = innerWidth;
     repaint();
-    run();
+    follow();
   });
   document.addEventListener("toggle", repaint, true);
   window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((one) => { one.open = true; }));
   window.addEventListener("scroll", hideTip, {passive: true});
-  setTimeout(() => {
-    check();
-    run();
-  }, 30);
 }
 
 begin();

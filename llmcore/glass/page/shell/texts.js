@@ -27,6 +27,11 @@ function percent(p) {
   return `${num(x, 1)}%`;
 }
 
+// A large count as people say it: 135 million.
+function large(n) {
+  return new Intl.NumberFormat(LANGUAGE, {notation: "compact", compactDisplay: "long", maximumSignificantDigits: 3}).format(n);
+}
+
 function bytes(n) {
   for (const [unit, name] of [[1e9, "GB"], [1e6, "MB"], [1e3, "kB"]]) if (n >= unit) return `${num(n / unit, 1)} ${name}`;
   return TEXT.page("bytes", {n}).textContent;

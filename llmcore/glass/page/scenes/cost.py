@@ -1,0 +1,36 @@
+"""What it cost: time of each step, measured when nobody looked on, and the weights that took part."""
+
+import math
+
+from ....ffn.experts import Experts
+from ....writing import write
+from ...recording import Run
+
+WANTED: frozenset[str] = frozenset()
+
+
+def part(run: Run) -> dict | None:
+    """Milliseconds, multiplications, and how the weights are held."""
+    tensors = run.file.tensors
+    matrices = {name: math.prod(t.shape) for name, t in tensors.items() if len(t.shape) > 1}
+    looked_up = {name for name in matrices if "_embd" in name and name != run.llm.weights.output_rows.name}
+    experts = {name: n for name, n in matrices.items() if "_exps" in name}
+    dense = sum(n for name, n in matrices.items() if name not in experts and name not in looked_up)
+    used = 0
+    for i, layer in enumerate(run.llm.config.layers):
+        plan = getattr(layer.ffn, "experts", layer.ffn)
+        if isinstance(plan, Experts):
+            of_layer = sum(n for name, n in experts.items() if name.startswith(f"blk.{i}."))
+            used += of_layer * plan.used // plan.count
+    return {
+        "ms": [1000 * seconds for seconds in run.seconds],
+        "weights": dense + used,
+        "idle": sum(experts.values()) - used,
+        "held": run.llm.held,
+        "way": run.llm.held.partition(",")[0],
+    }
+
+
+def code(run: Run) -> list:
+    """The loop that was timed."""
+    return [write]
