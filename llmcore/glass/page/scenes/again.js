@@ -7,17 +7,17 @@ function scene(data, state, el, t) {
   const buttons = h("div"), said = h("p"), notice = h("div", {class: "notice"}), legend = h("ul", {class: "legend"});
   const shown = [...COLUMNS, total - 1];
   const grid = picture("", (w) => Math.min(20, Math.max(4, 300 / layers.length)) * layers.length + 74, (context, w, high) => {
-    const left = 40, top = 66, each = (w - left) / shown.length, tall = (high - top - 8) / layers.length;
+    const left = 40, top = 66, each = Math.min(64, (w - left) / shown.length), tall = (high - top - 8) / layers.length;
     context.font = "12px system-ui, sans-serif";
-    const color = {old: mix(ink("panel"), ink("attention"), 0.45), fresh: `rgb(${ink("next-line").join(" ")})`, none: mix(ink("panel"), ink("line"), 0.5),
-      gone: mix(ink("panel"), ink("attention"), 0.12), state: mix(ink("panel"), ink("state"), 0.55)};
+    const color = {old: mix(ink("panel"), ink("attention"), 0.4), fresh: `rgb(${ink("attention").join(" ")})`, none: mix(ink("panel"), ink("line"), 0.5),
+      gone: mix(ink("panel"), ink("attention"), 0.12), state: `rgb(${ink("state").join(" ")})`};
     shown.forEach((position, i) => {
       const x = left + i * each, first = at === 0 ? 0 : n + at - 1, done = position < 0 || position <= n + at - 1;
       const fresh = position < 0 ? at === 0 : position >= first && done;
       layers.forEach((layer, j) => {
         const y = top + j * tall;
         let name = !done ? "none" : fresh ? "fresh" : "old";
-        if (layer.kind === "state") name = position === n + at - 1 ? "fresh" : "none";
+        if (layer.kind === "state") name = position === n + at - 1 ? "state" : "none";
         if (layer.kind === "none") name = "none";
         if (done && layer.window && !layer.chunked && position >= 0 && n + at - position > layer.window) name = "gone";
         context.fillStyle = color[name];
@@ -37,7 +37,7 @@ function scene(data, state, el, t) {
     layers.forEach((_, j) => { if (j % skip === 0) context.fillText(String(j), left - 6, top + j * tall + Math.min(tall, 12)); });
   });
   const swatch = (name, key) => h("li", null, h("span", {class: "swatch", css: {background: `var(--${name})`}}), t(key));
-  fill(legend, swatch("next-line", "fresh"), keeps.length ? h("li", null, h("span", {class: "swatch", css: {background: "color-mix(in srgb, var(--attention) 45%, var(--panel))"}}), t("old")) : null, h("li", null, h("span", {class: "swatch", css: {background: "color-mix(in srgb, var(--line) 50%, var(--panel))"}}), t("empty")));
+  fill(legend, swatch(keeps.length ? "attention" : "state", "fresh"), keeps.length ? h("li", null, h("span", {class: "swatch", css: {background: "color-mix(in srgb, var(--attention) 40%, var(--panel))"}}), t("old")) : null, h("li", null, h("span", {class: "swatch", css: {background: "color-mix(in srgb, var(--line) 50%, var(--panel))"}}), t("empty")));
   el.append(h("p", {class: "lead"}, keeps.length ? t("intro") : t("intro_states")), h("div", {class: "panel"}, buttons, grid, legend, said), notice);
   const trained = row_ * d.context;
   fill(notice, row_ ? h("p", null, t("bytes_row", {row: strong(bytes(row_)), all: strong(bytes(row_ * (total - 1))), context: num(d.context), full: strong(bytes(trained))}),

@@ -63,12 +63,12 @@ function scene(data, state, el, t) {
   const list = h("div"), result = h("div", {class: "say", "aria-live": "polite"}), notice = h("div", {class: "notice"});
   let settings = {...own}, number = null, counts = null;
 
-  const text = (name, value) => `${t.plain(`filter_${name}`)} ${name === "top_k" ? num(value) : num(value, 2)}`;
+  const text = (name, value) => `${t.plain(`filter_${name}`)} ${short(value)}`;
   const sliders = [
-    ["temperature", {min: 0, max: Math.max(2, own.temperature), step: 0.05, show: (x) => num(x, 2)}],
+    ["temperature", {min: 0, max: Math.max(2, own.temperature), step: 0.05, show: short}],
     ["top_k", {min: 0, max: Math.max(100, own.top_k), step: 1, show: (x) => (x ? num(x) : t.plain("off"))}],
-    ["top_p", {min: 0.05, max: 1, step: 0.01, show: (x) => (x < 1 ? num(x, 2) : t.plain("off"))}],
-    ["min_p", {min: 0, max: Math.max(0.5, own.min_p), step: 0.01, show: (x) => (x ? num(x, 2) : t.plain("off"))}],
+    ["top_p", {min: 0.05, max: 1, step: 0.01, show: (x) => (x < 1 ? short(x) : t.plain("off"))}],
+    ["min_p", {min: 0, max: Math.max(0.5, own.min_p), step: 0.01, show: (x) => (x ? short(x) : t.plain("off"))}],
   ].map(([name, options]) => [name, slider(t.plain(`filter_${name}`), {...options, value: own[name]}, (x) => {
     settings = {...settings, [name]: x};
     number = counts = null;
@@ -84,9 +84,9 @@ function scene(data, state, el, t) {
   const back = button(t("back"), () => reset(true), "pill");
   const pick = (parts, x) => (settings.temperature > 0 ? drawn(parts, x) : likeliest(stagesOf(state.t, settings, d.order).last));
 
-  el.append(heading, h("div", {class: "panel"}, funnel, line_, said, list),
-    h("div", {class: "panel"}, h("h3", null, t("try")), h("div", {class: "sliders"}, sliders.map(([, one]) => one)), h("div", {class: "row"}, again, many, back), result,
-      h("p", {class: "small"}, t("heat"))), notice);
+  el.append(heading, h("div", {class: "panel"}, funnel, line_, said),
+    h("div", {class: "panel beside"}, list, h("div", null, h("h3", null, t("try")), h("div", {class: "sliders"}, sliders.map(([, one]) => one)),
+      h("div", {class: "row"}, again, many, back), result, h("p", {class: "small"}, t("heat")))), notice);
 
   function reset(draws) {
     settings = {...own};

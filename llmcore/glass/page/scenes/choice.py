@@ -20,6 +20,8 @@ WANTED: frozenset[str] = frozenset()
 MOST = 512  # candidates of a draw that are kept
 SHOWN = 12  # candidates of which is said what removed them
 SIMPLE = {"top_k", "top_p", "min_p", "temperature"}  # filters that the page can work out itself
+OPTIONS = {"penalties": "repeat_penalty", "dry": "dry_multiplier", "typ_p": "typical_p"}
+OPTIONS |= {"xtc": "xtc_probability"}
 SETTINGS = ("temperature", "top_k", "top_p", "min_p")
 
 
@@ -45,11 +47,7 @@ def code(run: Run) -> list:
 
 def told(run: Run, name: str) -> str:
     """The value that says most of a rarer filter."""
-    option = {
-        "penalties": "repeat_penalty", "dry": "dry_multiplier", "typ_p": "typical_p", "xtc": "xtc_probability",
-        "logit_bias": "logit_bias",
-    }.get(name, name)  # fmt: skip
-    return str(getattr(run.sampling, option))
+    return str(getattr(run.sampling, OPTIONS.get(name, name)))
 
 
 def stages_of(run: Run) -> list[dict]:
@@ -57,10 +55,10 @@ def stages_of(run: Run) -> list[dict]:
     number drawn, and the stretch of the line from 0 to 1 on which it fell.
     """
     rng = np.random.default_rng(run.seed)
-    breakers = prepare(run.sampling, run.llm.tokenizer)
+    prepared = prepare(run.sampling, run.llm.tokenizer)
     found = []
     for step, (logits_V, taken) in enumerate(zip(run.logits, run.ids[run.n_prompt :], strict=True)):
-        text = Text(run.ids[: run.n_prompt + step], rng, breakers or {})
+        text = Text(run.ids[: run.n_prompt + step], rng, *prepared)
         found.append(stages(logits_V, taken, run.sampling, text))
     return found
 

@@ -1,6 +1,6 @@
 function scene(data, state, el, t) {
   const d = data.cost, run = data.run, most = Math.max(...d.ms);
-  const rows = d.ms.map((ms, i) => [i === 0 ? t("prompt", {n: run.prompt}) : t("step", {i: num(i + 1), token: chip(IDS[run.prompt + i - 1])}), bar(ms / most, i ? "accent" : "embedding"), h("span", null, t("ms", {ms: num(ms, ms < 10 ? 1 : 0)}))]);
+  const rows = d.ms.map((ms, i) => [h("span", null, i === 0 ? t("prompt", {n: run.prompt}) : t("step", {i: num(i + 1), token: chip(IDS[run.prompt + i - 1])})), bar(ms / most, i ? "accent" : "embedding"), h("span", null, t("ms", {ms: num(ms, ms < 10 ? 1 : 0)}))]);
   const later = d.ms.slice(1), middle = [...later].sort((a, b) => a - b)[Math.floor(later.length / 2)];
   const scatter = later.length > 1 && Math.max(...later) > 2 * Math.min(...later);
   el.append(h("p", {class: "lead"}, d.idle ? t("intro_experts", {n: strong(large(d.weights)), idle: strong(large(d.idle))}) : t("intro", {n: strong(large(d.weights))})),

@@ -23,7 +23,7 @@ KINDS = (  # what a tensor is for, by its name; the first that fits
     ("attention", r"attn_"),
     ("ffn", r"ffn_"),
 )
-CODES = {name: code for name, code in VALUE_TYPES.values()}
+CODES = dict(VALUE_TYPES.values())
 
 
 def part(run: Run) -> dict | None:

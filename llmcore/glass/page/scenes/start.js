@@ -1,7 +1,7 @@
 function scene(data, state, el, t) {
   const run = data.run, d = data.start;
   const line = h("p", {class: "sofar"}), lead = h("p", {class: "lead"}), boxes = h("ol", {class: "boxes"});
-  el.append(h("h1", {id: "start-title", tabindex: -1}, t("heading", {model: cut(visible(run.model), 60)})), line, lead,
+  el.append(line, lead,
     h("p", null, t("choose"), run.chat ? [" ", t("chat")] : null));
   if (run.between) {
     el.append(h("p", {class: "cap"}, t("capped", {n: strong(run.prompt), last: COLUMNS.filter((p) => p > 0 && p < run.prompt).length,

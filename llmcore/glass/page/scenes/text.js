@@ -2,7 +2,7 @@ function scene(data, state, el, t) {
   const d = data.text, run = data.run;
   const list = h("div", {class: "numbered"}), panel = h("div", {class: "panel"});
   el.append(h("p", {class: "lead"}, d.pieces ? t("intro_pieces") : t("intro")), h("div", {class: "panel"}, list, h("p", {class: "small"}, t("numbers", {n: run.vocabulary}))),
-    panel, h("div", {class: "notice"}, h("p", null, t("counted", {n: d.characters, tokens: t("tokens", {n: run.prompt})}))));
+    panel, h("div", {class: "notice"}, h("p", null, t(d.special ? "counted_special" : "counted", {n: d.characters, tokens: t("tokens", {n: run.prompt})}))));
 
   const buttons = [...COLUMNS].map((position) => (position < 0 ? h("span", null, chipAt(-1))
     : h("button", {type: "button", class: "plain", onclick: () => go({t: ROWS.indexOf(position)})}, chipAt(position, position >= run.prompt ? "written" : ""), h("span", {class: "id"}, String(IDS[position])))));

@@ -32,6 +32,7 @@ def part(run: Run) -> dict | None:
         "pieces": pieces,
         "words": words,
         "characters": len(text.decode("utf-8", "replace")),
+        "special": any(tokenizer.types[i] not in (NORMAL, BYTE) for i in run.ids[: run.n_prompt]),
         "list": tokenizer.vocab_size if pieces else len(tokenizer.algorithm.ranks),
     }
 
@@ -114,7 +115,8 @@ def ids_of(tokenizer) -> dict[str, int]:
 
 
 def merge_slowly(text: str, rank: Callable) -> tuple[list, list[str]]:
-    """The merges of a word as a plain loop: join the pair of the least rank, the leftmost, until none is left.
+    """The merges of a word as a plain loop: join the pair of the least rank, the leftmost, until none is
+    left.
 
     >>> merge_slowly("abc", lambda a, b: {"bc": 3, "abc": 5}.get(a + b))
     ([(['a', 'b', 'c'], 1, 3), (['a', 'bc'], 0, 5)], ['abc'])

@@ -57,7 +57,8 @@ def neighbours(tensor, ids_U: np.ndarray, rows_UD: np.ndarray) -> tuple[np.ndarr
         best = np.concatenate([best, np.take_along_axis(cosines_UI, some, axis=1)], axis=1)
         best_ids = np.concatenate([best_ids, here[some]], axis=1)
         order = np.argsort(-best, axis=1, kind="stable")[:, :n]
-        best, best_ids = (np.take_along_axis(found, order, axis=1) for found in (best, best_ids))
+        best = np.take_along_axis(best, order, axis=1)
+        best_ids = np.take_along_axis(best_ids, order, axis=1)
     return best_ids, best
 
 

@@ -2,8 +2,8 @@ const ROLES = {q: "accent", scale: "ffn", scale_step: "ffn", offset: "embedding"
 
 function scene(data, state, el, t) {
   const blocks = data.weight.blocks;
-  const choice = h("div"), body = h("div");
-  el.append(choice, body);
+  const lead = h("p", {class: "lead"}), choice = h("div"), body = h("div");
+  el.append(lead, choice, body);
   let shown = 0;
   const draw = () => {
     if (blocks.length > 1) {
@@ -47,9 +47,10 @@ function scene(data, state, el, t) {
       const colored = (name, kid) => h("b", {css: {color: `var(--${ROLES[name]})`}}, kid);
       const part = (name) => {
         const unit = arr(block[name].unit)[0], steps = block[name].steps;
-        return colored(name, steps ? `(${number(Math.abs(unit))} × ${arr(steps)[group] * Math.sign(unit || 1)})` : number(unit));
+        const size = number(name === "offset" ? Math.abs(unit) : unit);
+        return colored(name, steps ? `(${size} × ${arr(steps)[group]})` : size);
       };
-      const offset = block.offset ? [" + ", part("offset")] : null;
+      const offset = block.offset ? [arr(block.offset.unit)[0] < 0 ? " - " : " + ", part("offset")] : null;
       fill(formula, t("weight", {i: strong(i)}), " = ", colored("q", String(block.q[i])), " × ", part("scale"), offset, " = ", strong(number(values[i])));
       grid.at(i, `${i}: ${number(values[i])}`);
     }
@@ -59,8 +60,8 @@ function scene(data, state, el, t) {
     requestAnimationFrame(shade);
     grid.shade = shade;
     PICTURES.add(Object.defineProperty(grid, "paint", {value: shade}));
+    fill(lead, t("packed", {bytes: strong(block.bytes.length), n: strong(n), bits: strong(short(block.bits_each))}));
     return [
-      h("p", {class: "lead"}, t("packed", {bytes: strong(block.bytes.length), n: strong(n), bits: strong(num(block.bits_each, block.bits_each % 1 ? 2 : 0))})),
       h("div", {class: "panel"}, h("div", {class: "fields"}, fields), formula, unitLine, grid,
         h("p", {class: "small"}, t("where", {tensor: h("code", null, visible(block.tensor)), type: block.type, from: num(block.start), to: num(block.start + block.bytes.length - 1)}), " ",
           t("turned"))),
@@ -78,8 +79,8 @@ function scene(data, state, el, t) {
       return h("li", null, h("div", {class: "bits", "aria-hidden": "true"}, h("span", null, part(0, 1, "bad")), h("span", null, part(1, 1 + e, "ffn")), h("span", null, part(1 + e, one.bits.length, "accent"))),
         h("div", {class: "formula"}, one.sign ? "-" : "+", special ? null : [" 2", h("sup", null, String(power)), ` × ${num(1 + one.fraction / 2 ** one.width, 6)}`], special ? " " : " = ", strong(one.value)));
     });
+    fill(lead, t("plain", {type: block.type, bits: strong(first.bits.length)}));
     return [
-      h("p", {class: "lead"}, t("plain", {type: block.type, bits: strong(first.bits.length)})),
       h("div", {class: "panel"}, h("ul", {class: "legend"}, ["bad", "ffn", "accent"].map((role, i) => h("li", null, h("span", {class: "swatch", css: {background: `var(--${role})`}}), t(["sign", "exponent", "fraction"][i])))),
         h("ul", {class: "floats"}, rows), h("p", {class: "small"}, t("floats", {tensor: h("code", null, visible(block.tensor)), bias: String(first.bias)}))),
     ];

@@ -120,14 +120,15 @@ def bits_of(raw: np.ndarray, kind: str, byte_order: str) -> dict:
             if scales.steps is not None:
                 roles[f"{name}_step"] = changed(scales.steps.reshape(n_bits + 1, groups))
     weights = dequantize(raw, kind, byte_order)
-    bits = [[] for _ in range(n_bits)]
+    bits: list[list] = [[] for _ in range(n_bits)]
     for name, found in roles.items():
         for bit, items in enumerate(found):
             if len(items):
                 bits[bit].append(
                     [name, *([] if len(items) == groups and name in ("scale", "offset") else items)]
                 )
-    fields = [[name, dtype.fields[name][1], dtype.fields[name][0].itemsize] for name in dtype.names]
+    known: dict = dict(dtype.fields or {})
+    fields = [[name, about[1], about[0].itemsize] for name, about in known.items()]
     return {
         "bytes": raw.tolist(),
         "fields": sorted(fields, key=lambda field: field[1]),

@@ -47,6 +47,8 @@ function visible(text) {
   return out || "∅";
 }
 
+const spaced = (text) => text.replaceAll("·", " ");
+
 function cut(text, most = 24) {
   const letters = [...text];
   return letters.length <= most ? text : letters.slice(0, most - 1).join("") + "…";
@@ -81,10 +83,12 @@ function details(summary, ...kids) {
 
 // A table of cells; numbers go to the right. Rows are arrays of text or nodes.
 function table(caption, heads, rows, extra = "") {
-  const cell = (kid) => h("td", {class: typeof kid === "string" && /^[+-]?[\d.,\s ]+(%|e[+-]?\d+)?$/.test(kid) ? "n" : null}, kid);
+  const number = (kid) => (typeof kid === "string" && /^[<+-]?[\d.,\s\u00a0]+(%|e[+-]?\d+)?$/.test(kid) ? "n" : null);
+  const cell = (kid) => h("td", {class: number(kid)}, kid);
+  const right = (i) => (rows.length && rows.every((cells) => cells[i] === "" || number(cells[i])) ? "n" : null);
   return h("div", {class: "scroll", tabindex: 0, role: "region", "aria-label": caption},
     h("table", {class: extra}, h("caption", {class: "unseen"}, caption),
-      h("thead", null, h("tr", null, heads.map((head) => h("th", {scope: "col"}, head)))),
+      h("thead", null, h("tr", null, heads.map((head, i) => h("th", {scope: "col", class: right(i)}, head)))),
       h("tbody", null, rows.map((cells) => h("tr", {class: cells.mark}, cells.map(cell))))));
 }
 

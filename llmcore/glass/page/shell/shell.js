@@ -70,6 +70,8 @@ function build() {
   const names = Object.keys(SCENES).filter((name) => DATA[name] !== undefined);
   const main = document.getElementById("main"), nav = h("nav", {"aria-label": TEXT.page.plain("scenes")});
   const updates = [];
+  main.append(h("div", {class: "hero"}, h("h1", null, TEXT.page("page_title", {model: spaced(cut(visible(DATA.run.model), 60))})),
+    h("p", {class: "lead"}, TEXT.page("hero"))));
   let number = 0;
   for (const name of names) {
     const t = textsOf(name), el = h("div", {class: "body"}), counted = t.has("nav");
@@ -124,7 +126,7 @@ function check() {
 }
 
 function begin() {
-  document.title = TEXT.page.plain("page_title", {model: visible(DATA.run.model).replaceAll("·", " ")});
+  document.title = TEXT.page.plain("page_title", {model: spaced(visible(DATA.run.model))});
   document.getElementById("skip").textContent = TEXT.page.plain("skip");
   for (const part of Object.values(DATA)) Object.assign(DATA.run.tokens, part.tokens);
   const first = (DATA.votes || {}).first || {layer: Math.floor(DATA.run.layers / 2), head: 0};

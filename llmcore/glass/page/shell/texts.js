@@ -14,6 +14,11 @@ function num(x, digits = 0) {
   return text.replace("−", "-");
 }
 
+// A setting as people write it: 0.8, not 0.80.
+function short(x) {
+  return new Intl.NumberFormat(LANGUAGE, {maximumFractionDigits: 3}).format(x);
+}
+
 // The same with its sign.
 function signed(x, digits = 2) {
   return (x >= 0 ? "+" : "") + num(x, digits);
@@ -58,7 +63,7 @@ function said(text, values) {
     if (part.startsWith("{")) {
       const value = values[part.slice(1, -1)];
       if (value === undefined) throw new Error(`no value for ${part} in: ${text}`);
-      out.append(typeof value === "number" ? num(value) : value);
+      out.append(...[value].flat().map((one) => (typeof one === "number" ? num(one) : one)));
     } else if (part.startsWith("[[")) {
       const [shown, name] = part.slice(2, -2).split("|");
       out.append(term(shown, name || shown));
