@@ -1,10 +1,10 @@
 """The delta rule by chunks, token by token, and as a plain loop in float64."""
 
 import doctest
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import step_of
 
 from llmcore.cache import KVCache
 from llmcore.linear import Float32, Matrix
@@ -135,7 +135,7 @@ def test_a_whole_layer_is_its_formula(grouped):
     )
     x = rng.standard_normal((T, D)).astype(np.float32)
     cache = KVCache([deltanet.state(plan)])
-    ours = deltanet.run(x, w, plan, SimpleNamespace(texts=[(slice(0, T), cache)]), 0)
+    ours = deltanet.run(x, w, plan, step_of([(slice(0, T), cache)]), 0)
 
     into = x.astype(np.float64) @ w.ssm_in.held.w_OI.T.astype(np.float64)
     into = into if order is None else into[:, order]

@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import tiny_llama
+from conftest import step_of, tiny_llama
 from rewrite import rewrite
 
 import llmcore
@@ -248,7 +248,7 @@ def test_a_block_applies_what_its_file_has_even_if_its_halves_are_parallel():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model, "kind_of", lambda mixer: SimpleNamespace(run=lambda h, *_: h + 1))
         patch.setattr(model.ffn, "run", lambda h, *_: h + 2)
-        got = model.block(x_TD, layer, plan, config, None, 0)
+        got = model.block(x_TD, layer, plan, config, step_of(), 0)
     want = x_TD.astype(np.float64)
     for more in (1, 2):
         half = x_TD.astype(np.float64) + more

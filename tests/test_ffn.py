@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import make, no_step
+from conftest import make, step_of
 from rewrite import rewrite
 
 import llmcore
@@ -87,7 +87,7 @@ def test_a_mixture_is_the_weighted_sum_of_its_experts(mixture):
             gate_F, up_F = np.split(x_D @ w.ffn_up_exps[e].held.w_OI.T, 2)
             out_D = (gate_F / (1 + np.exp(-gate_F)) * up_F) @ w.ffn_down_exps[e].held.w_OI.T
             want_TD[t] += probs_E[e] / probs_E[chosen].sum() * out_D
-    np.testing.assert_allclose(run(x_TD, w, plan, None, no_step(), 0), want_TD, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(run(x_TD, w, plan, None, step_of(), 0), want_TD, rtol=1e-4, atol=1e-5)
 
 
 def test_experts_that_nobody_chose_are_not_touched(mixture):
@@ -97,7 +97,7 @@ def test_experts_that_nobody_chose_are_not_touched(mixture):
     poison = replace(w.ffn_up_exps[0], held=Float32(np.full_like(w.ffn_up_exps[0].held.w_OI, np.nan)))
     poisoned = replace(w, ffn_up_exps=[m if e in chosen_U else poison for e, m in enumerate(w.ffn_up_exps)])
     np.testing.assert_array_equal(
-        run(x_TD, poisoned, plan, None, no_step(), 0), run(x_TD, w, plan, None, no_step(), 0)
+        run(x_TD, poisoned, plan, None, step_of(), 0), run(x_TD, w, plan, None, step_of(), 0)
     )
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import make, no_step
+from conftest import make, step_of
 from rewrite import rewrite
 
 import llmcore
@@ -138,5 +138,5 @@ def test_experts_beside_a_dense_feed_forward_by_a_plain_loop(tmp_path):
         )
         expected.append(rms(dense, t["post_ffw_norm_1.weight"]) + rms(said, t["post_ffw_norm_2.weight"]))
     layer, plan = llm.weights.layers[1], llm.config.layers[1]
-    ours = llmcore.ffn.run(x_TD, layer.ffn, plan.ffn, x_TD, no_step(), 1)
+    ours = llmcore.ffn.run(x_TD, layer.ffn, plan.ffn, x_TD, step_of(), 1)
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)

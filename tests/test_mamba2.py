@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import make
+from conftest import make, step_of
 
 import llmcore
 from llmcore.mixers import duality, mamba, mamba2
@@ -116,7 +116,7 @@ def steps_of(run, x_TD, weights, plan, cache, sizes):
     """What a mixer says of a text that comes in pieces."""
     parts = []
     for start, stop in zip(np.cumsum([0, *sizes]), np.cumsum(sizes), strict=False):
-        step = SimpleNamespace(texts=[(slice(0, stop - start), cache)])
+        step = step_of([(slice(0, stop - start), cache)])
         parts.append(run(x_TD[start:stop], weights, plan, step, 0))
         cache.layers[0].commit(cache.length, stop)
         cache.length = int(stop)

@@ -1,10 +1,10 @@
 """The gated short convolution against a plain loop in float64, and what it costs."""
 
 import doctest
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import step_of
 
 from llmcore.cache import KVCache
 from llmcore.linear import Float32, Matrix
@@ -35,7 +35,7 @@ def plain_loop(x, w):
 
 
 def run(x, w, plan, cache):
-    step = SimpleNamespace(texts=[(slice(0, len(x)), cache)])
+    step = step_of([(slice(0, len(x)), cache)])
     y = shortconv.run(x, w, plan, step, 0)
     cache.commit(len(x))
     return y
@@ -68,7 +68,7 @@ def test_two_texts_do_not_mix():
     plan, w = layer(3)
     x = np.random.default_rng(1).standard_normal((9, D)).astype(np.float32)
     caches = [KVCache([shortconv.state(plan)]) for _ in range(2)]
-    step = SimpleNamespace(texts=[(slice(0, 4), caches[0]), (slice(4, 9), caches[1])])
+    step = step_of([(slice(0, 4), caches[0]), (slice(4, 9), caches[1])])
     together = shortconv.run(x, w, plan, step, 0)
     alone = [run(part, w, plan, KVCache([shortconv.state(plan)])) for part in (x[:4], x[4:])]
     np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-5, atol=1e-6)
