@@ -1,6 +1,7 @@
 """How tests tell that two computations are of the same model."""
 
 import numpy as np
+import pytest
 
 import llmcore
 from llmcore.model import forward, unembed
@@ -15,6 +16,12 @@ def nmse(ours, theirs):
 
 def logits_of(llm, ids, cache):
     return unembed(llm.weights, llm.config, forward(llm.weights, llm.config, [(np.asarray(ids), cache)]))
+
+
+def kinds(*types):
+    """Types of quantized matrices to try: the first and the last always, the others among the slow tests."""
+    ends = types[0], types[-1]
+    return [pytest.param(type, marks=[pytest.mark.slow] * (type not in ends)) for type in types]
 
 
 def in_steps(llm, ids, sizes):

@@ -165,6 +165,7 @@ def tables(llama_path):
     return tables
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("test", ["prefill 16", "decode 4"])
 def test_the_profile_adds_up_to_the_whole(tables, test):
     table = tables[test]
@@ -179,6 +180,7 @@ def test_the_profile_adds_up_to_the_whole(tables, test):
     assert sum(functions) + rooms[-1] == pytest.approx(sum(rooms), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_the_profile_counts_calls(tables):
     """Three layers, and one token at a time in decode."""
     linear = {name: row["calls"] for name, row in tables["decode 4"]["rooms"]["linear"].items()}

@@ -13,7 +13,7 @@ import pytest
 from conftest import DATA, FOLDER, SHARED, make
 from record_rows import RECORD, VARIANTS, text_of
 from rewrite import rewrite
-from same_model import LONG, SHORT, in_steps, loaded_or_refused, logits_of, nmse
+from same_model import LONG, SHORT, in_steps, kinds, loaded_or_refused, logits_of, nmse
 
 import llmcore
 from llmcore.ffn import activations
@@ -195,7 +195,9 @@ QUANTIZED = {
 
 
 @pytest.mark.parametrize("family", QUANTIZED)
-@pytest.mark.parametrize("kind", ["Q4_K", "Q6_K", "Q8_0", "Q4_0", "IQ4_XS", "MXFP4", "F16", "BF16", "TQ2_0"])
+@pytest.mark.parametrize(
+    "kind", kinds("Q4_K", "Q6_K", "Q8_0", "Q4_0", "IQ4_XS", "MXFP4", "F16", "BF16", "TQ2_0")
+)
 def test_quantized_matrices_are_the_same_model_in_every_way(family, kind, tmp_path):
     make(family, tmp_path / "m.gguf", type=kind, **QUANTIZED[family])
     make(family, tmp_path / "f.gguf", type=kind, as_float32=True, **QUANTIZED[family])
@@ -325,6 +327,7 @@ def is_undone(name, tensor):
     return name == "bitnet" and tensor.endswith(("attn_v.scale", "ffn_up.scale"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_tensor_shows(name, tmp_path):
     """Each is moved by a tenth of its size; the router's bias, which counts in the choice alone, by more."""

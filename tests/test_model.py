@@ -187,14 +187,14 @@ def test_an_exception_leaves_all_caches_of_a_pass_as_they_were(llama, monkeypatc
     assert_same_logits(logits_TV[1], llama.logits([9, 10, 7])[-1])
 
 
-# In each way the first prompt, or two, and the others in the slow tests; of mapped matrices, which take
+# In each way the first prompt, and the others in the slow tests; of mapped matrices, which take
 # 0.1 s a token, a few tokens.
 @pytest.mark.parametrize(
     ("file", "case", "way", "max_tokens"),
     [
         pytest.param(file, case, way, n_tokens, marks=[pytest.mark.slow] * (i >= n_quick))
         for file in REAL
-        for way, n_tokens, n_quick in (("float32", 48, 2), ("int8", 48, 1), ("mapped", 16, 1))
+        for way, n_tokens, n_quick in (("float32", 48, 1), ("int8", 48, 1), ("mapped", 16, 1))
         for i, case in enumerate(REAL[file])
     ],
     ids=lambda x: x["name"] if isinstance(x, dict) else str(x),

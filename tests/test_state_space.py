@@ -9,7 +9,7 @@ import pytest
 from conftest import DATA, FOLDER, SHARED, make
 from record_state_space import IDS, POSITIONS, RECORD, VARIANTS
 from rewrite import rewrite
-from same_model import LONG, SHORT, assert_close, in_steps, loaded_or_refused, logits_of, nmse
+from same_model import LONG, SHORT, assert_close, in_steps, kinds, loaded_or_refused, logits_of, nmse
 
 import llmcore
 from llmcore.loader import read_gguf
@@ -85,7 +85,9 @@ def test_logits_are_those_of_transformers(name, way):
 
 
 @pytest.mark.parametrize("family", QUANTIZED)
-@pytest.mark.parametrize("kind", ["Q4_K", "Q6_K", "Q8_0", "Q4_0", "Q5_1", "IQ4_XS", "MXFP4", "F16", "BF16"])
+@pytest.mark.parametrize(
+    "kind", kinds("Q4_K", "Q6_K", "Q8_0", "Q4_0", "Q5_1", "IQ4_XS", "MXFP4", "F16", "BF16")
+)
 def test_quantized_matrices_are_the_same_model_in_every_way(family, kind, tmp_path):
     make(family, tmp_path / "m.gguf", type=kind, **QUANTIZED[family])
     make(family, tmp_path / "f.gguf", type=kind, as_float32=True, **QUANTIZED[family])
@@ -210,6 +212,7 @@ def test_every_key_shows_or_is_refused(name, tmp_path):
     assert name == "rwkv7" or {"ssm.inner_size", "ssm.state_size", "ssm.conv_kernel"} <= seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_tensor_shows(name, tmp_path):
     """Each is moved by a tenth of its size; the router's bias, which counts in the choice alone, by more."""
