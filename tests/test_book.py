@@ -40,6 +40,9 @@ ORDER = """
     glass/memory glass/recording glass/page/arrays glass/page/source glass/page/run
     glass/page/scenes/game glass/page/scenes/start glass/page/scenes/file glass/page/scenes/weight
     glass/page/scenes/text glass/page/scenes/token
+    glass/page/told glass/page/scenes/layer glass/page/scenes/attention glass/page/scenes/latent
+    glass/page/scenes/shortconv glass/page/scenes/memory glass/page/scenes/ffn glass/page/scenes/experts
+    glass/page/scenes/lens glass/page/scenes/votes
     glass/page/scenes/scores glass/page/scenes/choice glass/page/scenes/again glass/page/scenes/cost
     glass/page/scenes/proof
     glass/page/scenes glass/page cli/explain __main__

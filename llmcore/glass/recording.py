@@ -10,7 +10,7 @@ Shape key: T new tokens, S cached + new, R rows kept, C columns kept, N query he
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,7 @@ class Run:
     seconds: list[float]  # of each step; the first reads the prompt
     same: bool  # whether the recorded run's logits equal the unwatched one's, bit for bit
     end: str  # what ended the text
+    worked_out: dict[str, Any] = field(default_factory=dict)  # by scenes, for one another
 
     @property
     def n_new(self) -> int:

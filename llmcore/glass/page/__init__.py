@@ -21,7 +21,7 @@ from .scenes import SCENES, scenes
 from .source import lines_of
 
 LANGUAGES = tuple(sorted(path.name[:-5] for path in (files(__name__) / "texts").iterdir()))
-SCRIPTS = ("arrays.js", "dom.js", "texts.js", "draw.js", "state.js", "shell.js")
+SCRIPTS = ("arrays.js", "dom.js", "texts.js", "draw.js", "state.js", "charts.js", "shell.js")
 
 
 def data_of(run: Run) -> dict:

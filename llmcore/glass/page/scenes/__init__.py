@@ -12,6 +12,7 @@ from types import ModuleType
 
 SCENES = (
     *("game", "start", "file", "weight", "text", "token"),
+    *("layer", "attention", "latent", "shortconv", "memory", "ffn", "experts", "lens", "votes"),
     *("scores", "choice", "again", "cost", "proof"),
 )
 
