@@ -97,5 +97,5 @@ def memory(run: Run) -> Memory:
     cache, ids = watched.empty_cache(), np.array(run.ids[:-1])
     for part in np.split(ids, np.arange(run.n_prompt, len(ids))):
         if len(part):
-            list(prefill(watched.weights, run.llm.config, part, cache))
+            list(prefill(watched.weights, run.llm.config, part.tolist(), cache))
     return found

@@ -18,7 +18,7 @@ SINGLE = 200_000  # bytes for single queries, keys and values
 
 
 def part(run: Run) -> dict | None:
-    """Shares of the last rows as far as they fit, and the single products of a head for each token written."""
+    """Shares of the last rows as far as they fit, and the products of a head for each token written."""
     patterns = run.stack("kq_soft_max")
     if not patterns:
         return None
