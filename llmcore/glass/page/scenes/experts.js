@@ -4,7 +4,7 @@ function scene(data, state, el, t) {
   const part = data.experts, layers = Object.keys(part.layers).map(Number), choose = layerSlider(layers);
   const say = h("div", {class: "say"}), map = grid(part, layers, say, t), notice = h("p", {class: "notice"}), title = h("h3", null), router = h("div"), more = h("div");
   const first = part.layers[layers[0]];
-  el.append(h("p", {class: "lead"}, t("intro", {n: first.count, used: first.used})), first.shared ? h("p", null, t("shared")) : null,
+  fill(el, h("p", {class: "lead"}, t("intro", {n: first.count, used: first.used})), first.shared ? h("p", null, t("shared")) : null,
     h("div", {class: "panel"}, map, say, h("p", {class: "small"}, t("caption"))), notice, h("div", {class: "panel"}, title, choose, router), more);
   return () => {
     choose.follow();
@@ -71,18 +71,14 @@ function noticeOf(part, layers, t) {
   return t("notice", {all, layers: layers.length, mine, together, share: percent(together / all), rest: percent(1 - together / all)});
 }
 
-// The best scores of the router, those chosen with their weights.
+// The experts chosen, most heeded first, and the best scores of the others.
 function routerOf(one, t) {
-  const best = row(arr(one.best), state.t), scores = row(arr(one.scores), state.t), ids = Array.from(row(arr(one.ids), state.t)), weights = row(arr(one.weights), state.t);
-  const rest = ids.filter((id) => best.indexOf(id) < 0), most = Math.max(...weights);
-  const line = (id, score) => {
-    const u = ids.indexOf(id);
-    return [String(id), score === null ? "…" : num(score, 3), u < 0 ? t("not_chosen") : num(weights[u], 3), u < 0 ? "" : bar(weights[u] / most, "ffn")];
-  };
-  const rows = [...Array.from(best, (id, i) => line(id, scores[i])), ...rest.map((id) => line(id, null))];
-  rows.forEach((cells_, i) => { if (ids.includes(i < best.length ? best[i] : rest[i - best.length])) cells_.mark = "mark"; });
-  return [table(t.plain("router"), [t("head_expert"), t("head_score"), t("head_weight"), ""], rows),
-    h("p", {class: "small"}, t("router_text", {n: one.count, shown: best.length, used: one.used}), one.biased ? [" ", t("biased")] : null, one.groups > 1 ? [" ", t("groups", {n: one.groups})] : null)];
+  const at = state.t, ids = row(arr(one.ids), at), weights = row(arr(one.weights), at), scores = row(arr(one.chosen_scores), at), best = row(arr(one.best), at), all = row(arr(one.scores), at);
+  const order = Array.from(ids.keys()).sort((a, b) => weights[b] - weights[a]), most = Math.max(...weights);
+  const rows = order.map((u) => Object.assign([String(ids[u]), num(scores[u], 3), num(weights[u], 3), bar(weights[u] / most, "ffn")], {mark: "mark"}));
+  const others = Array.from(best.keys()).filter((i) => ids.indexOf(best[i]) < 0).slice(0, 6).map((i) => [String(best[i]), num(all[i], 3), t("not_chosen"), ""]);
+  return [table(t.plain("router"), [t("head_expert"), t("head_score"), t("head_weight"), t("head_heeded")], [...rows, ...others], "router"),
+    h("p", {class: "small"}, t("router_text", {n: one.count, used: one.used}), one.biased ? [" ", t("biased")] : null, one.groups > 1 ? [" ", t("groups", {n: one.groups})] : null)];
 }
 
 function checks(data) {

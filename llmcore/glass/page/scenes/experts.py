@@ -31,6 +31,7 @@ def of_layer(run: Run, i: int) -> dict:
         "ids": whole(run.kept["ffn_moe_topk", i]),
         "weights": exact(run.kept["ffn_moe_weights", i]),
         "sum": float(plan.scale) if plan.renormalize or plan.gating == "softmax of the chosen" else None,
+        "chosen_scores": exact(np.take_along_axis(logits_RE, run.kept["ffn_moe_topk", i], axis=1)),
         "best": whole(best_RB),
         "scores": exact(np.take_along_axis(logits_RE, best_RB, axis=1)),
         "biased": biased(run, i),

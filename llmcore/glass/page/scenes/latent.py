@@ -25,6 +25,7 @@ def part(run: Run) -> dict | None:
         "key": plan.key_length,
         "value": plan.value_length,
         "query_rank": plan.query_rank,
+        "rotates": plan.rope is not None,
         "rows": rows,
         "kept": {i: drawn(run.kept["Kcur", i][rows, 0]) for i in plans},
     }

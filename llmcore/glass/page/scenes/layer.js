@@ -97,7 +97,10 @@ function drawSizes(el, data, t) {
   const part = data.layer, sizes = arr(part.sizes), R = ROWS.length, P = part.points.length;
   const all = Array.from(sizes).filter((x) => x > 0), least = Math.log10(Math.min(...all)), most = Math.log10(Math.max(...all));
   const y = (v) => (Math.log10(Math.max(v, 1e-30)) - least) / (most - least || 1), ticks = [];
-  for (let power = Math.ceil(least); power <= most; power++) ticks.push({value: 10 ** power, text: num(10 ** power, Math.max(0, -power))});
+  const steps = most - least > 1.5 ? [1] : [1, 2, 5];
+  for (let power = Math.floor(least); power <= most; power++) {
+    for (const value of steps.map((n) => n * 10 ** power)) if (y(value) >= 0 && y(value) <= 1) ticks.push({value, text: num(value, Math.max(0, -power))});
+  }
   const of = (r) => Array.from({length: P}, (_, p) => sizes[p * R + r]);
   const others = Array.from({length: R}, (_, r) => r).filter((r) => r !== state.t);
   lines(el, {points: part.points, y, ticks, label: t.plain("sizes_label"),
