@@ -149,7 +149,7 @@ function begin() {
   });
   document.addEventListener("toggle", repaint, true);
   window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((one) => { one.open = true; }));
-  window.addEventListener("scroll", hideTip, {passive: true});
+  window.addEventListener("scroll", placeTip, {passive: true});
 }
 
 begin();

@@ -79,9 +79,17 @@ function term(shown, name) {
     onmouseenter: showTip, onfocus: showTip, onclick: showTip, onmouseleave: hideTip, onblur: hideTip}, shown);
 }
 
+let tipOf = null;
+
 function showTip(event) {
-  const tip = document.getElementById("tip"), word = event.currentTarget.getBoundingClientRect();
-  tip.textContent = TEXTS.glossary[event.currentTarget.dataset.term];
+  tipOf = event.currentTarget;
+  placeTip();
+}
+
+function placeTip() {
+  if (!tipOf) return;
+  const tip = document.getElementById("tip"), word = tipOf.getBoundingClientRect();
+  tip.textContent = TEXTS.glossary[tipOf.dataset.term];
   tip.hidden = false;
   const left = Math.min(word.left, document.documentElement.clientWidth - tip.offsetWidth - 8);
   const above = word.top > tip.offsetHeight + 120;
@@ -90,6 +98,7 @@ function showTip(event) {
 }
 
 function hideTip() {
+  tipOf = null;
   document.getElementById("tip").hidden = true;
 }
 
