@@ -1,12 +1,14 @@
 // Scene: where does it look? All heads, one head, and how its shares come about.
 
 const GAP = DATA.run.between ? 1 : 0;
+const STRIP = 10;
 const widthOf = (r) => r + 1 + (r ? GAP : 0);
 
 function scene(data, state, el, t) {
   const part = data.attention, layers = Object.keys(part.layers).map(Number);
   const all = overview(part, layers, t), choose = chooser(part, layers, t);
-  const head = h("div", {class: "two"}), matrix = matrixOf(part, layers, t), notice = h("p", {class: "notice"}), more = h("div");
+  const head = h("div", {class: "two"}), matrix = matrixOf(part, layers, t), notice = h("p", {class: "notice"});
+  const more = [fold(t("how_shares"), () => howShares(part, t)), fold(t("how_order"), () => howOrder(part, t)), fold(t("as_table"), () => asTable(part, layers, t))];
   const text = h("div", {class: "wide"});
   fill(head, text, h("div", null, matrix));
   const n = layers.reduce((sum, layer) => sum + part.layers[layer].heads, 0);
@@ -21,7 +23,7 @@ function scene(data, state, el, t) {
     matrix.paint();
     matrix.say(t.plain("matrix_label", chosen(part, layers)));
     fill(notice, noticeOf(part, layers, t));
-    fill(more, howShares(part, t), howOrder(part, t), asTable(part, layers, t));
+    for (const one of more) one.update();
   };
 }
 
@@ -47,7 +49,7 @@ const columnOf = (r) => r + (r ? GAP : 0);
 function overview(part, layers, t) {
   const most = Math.max(...layers.map((layer) => part.layers[layer].heads)), L = layers.length;
   const whole = () => innerWidth > 700 && most <= 24 && part.start === 0 && L <= 60;
-  const canvas = picture(t.plain("all_heads"), (width) => (whole() ? 18 + most * Math.min(44, (width - 30) / L) : 18 + L * 9), (context, width) => {
+  const canvas = picture(t.plain("all_heads"), (width) => (whole() ? 18 + most * Math.min(44, (width - 30) / L) : 18 + L * STRIP), (context, width) => {
     const place = placer(width);
     paintAll(context, part, layers, most, whole(), place, width);
   });
@@ -56,7 +58,7 @@ function overview(part, layers, t) {
       const cell = Math.min(44, (width - 30) / L);
       return (i, head) => [26 + i * cell, 16 + head * cell, cell - 3, cell - 3];
     }
-    return (i, head) => [26 + (head * (width - 26)) / most, 16 + i * 9, (width - 26) / most - 2, 8];
+    return (i, head) => [26 + (head * (width - 26)) / most, 16 + i * STRIP, (width - 26) / most - 2, STRIP - 1];
   };
   canvas.addEventListener("click", (event) => {
     const box = canvas.getBoundingClientRect(), place = placer(box.width), x = event.clientX - box.left, y = event.clientY - box.top;
@@ -78,10 +80,10 @@ function paintAll(context, part, layers, most, whole, place, width) {
   context.font = "11px sans-serif";
   context.fillStyle = `rgb(${ink("dim").join(" ")})`;
   for (let head = 0; !whole && head < most; head += most > 16 && width < 700 ? 4 : 1) context.fillText(String(head), place(0, head)[0], 11);
-  const every = whole ? (width / layers.length < 20 ? 5 : 1) : layers.length > 40 ? 5 : 1;
+  const every = whole ? (width / layers.length < 20 ? 5 : 1) : layers.length > 12 ? 5 : 1;
   layers.forEach((layer, i) => {
     const [x, y] = place(i, 0);
-    if (i % every === 0) context.fillText(String(layer), whole ? x : 2, whole ? 11 : y + 8);
+    if (i % every === 0) context.fillText(String(layer), whole ? x : 2, whole ? 11 : y + 9);
     for (let head = 0; head < part.layers[layer].heads; head++) {
       const [a, b, w, high] = place(i, head);
       if (whole) {
@@ -113,7 +115,7 @@ function chooser(part, layers, t) {
     else heads.firstChild.set(head);
     fill(other, layer !== state.layer ? t("other_layer", {layer: state.layer, nearest: layer}) : null,
       one.window ? [" ", t("window", {n: one.window})] : null, one.rows_of !== null ? [" ", t("rows_of", {layer: one.rows_of})] : null,
-      one.keys && one.keys < one.heads ? [" ", t("grouped", {n: one.heads, keys: one.keys})] : null, one.sinks ? [" ", t("sinks")] : null);
+      one.keys && one.keys < one.heads ? [" ", t("grouped", {heads: one.heads, n: one.keys})] : null, one.sinks ? [" ", t("sinks")] : null);
     fill(find, found(part, layers).map(({key, at}) => h("button", {type: "button", "aria-pressed": String(at.layer === layer && at.head === head), onclick: () => go(at)}, t(key))));
   }};
 }
@@ -239,7 +241,7 @@ function noticeOf(part, layers, t) {
 // For the head with most to say: q x k, scaled; e to it; shares. And the single products.
 function howShares(part, t) {
   const one = part.single.find((single) => single.row === state.t);
-  if (!one) return details(t("how_shares"), h("p", {class: "small"}, t("no_single")));
+  if (!one) return h("p", {class: "small"}, t("no_single"));
   const {scores, products} = scoresOf(one), shares = sharesAt(part, one.layer, one.head, one.row);
   const order = Array.from(scores.keys()).sort((a, b) => shares[columnOf(b)] - shares[columnOf(a)]).slice(0, 6), largest = Math.max(...scores.filter((_, r) => shares[columnOf(r)] > 0));
   const best = order[0], H = products[best].length;
@@ -247,9 +249,9 @@ function howShares(part, t) {
   const most = Math.max(...products[best].map(Math.abs)), heads = ["token", "product", "score", "less", "e", "share"].map((key) => t(`head_${key}`));
   const squares = h("div", {class: "squares", role: "img", "aria-label": t.plain("products_label", {n: H})}, Array.from(products[best], (x, i) =>
     h("i", {title: `${i}: ${signed(x, 2)}`, css: {background: tint(x / most)}})));
-  return details(t("how_shares"), h("p", null, t("shares_text", {layer: one.layer, head: one.head, here: chipAt(ROWS[one.row])})),
+  return [h("p", null, t("shares_text", {layer: one.layer, head: one.head, here: chipAt(ROWS[one.row]), sum: num(1 / shares[columnOf(scores.indexOf(largest))], 4)})),
     table(t.plain("how_shares"), heads, rows), one.softcap ? h("p", {class: "small"}, t("softcap", {n: one.softcap})) : null,
-    h("p", null, t("products", {n: H, token: chipAt(ROWS[best]), sum: strong(num(products[best].reduce((a, b) => a + b, 0), 2)), scale: num(one.scale, 4)})), squares);
+    h("p", null, t("products", {n: H, token: chipAt(ROWS[best]), sum: strong(num(products[best].reduce((a, b) => a + b, 0), 2)), scale: num(one.scale, 4)})), squares];
 }
 
 // Products of the query with each key, and the scores that come of them.
@@ -265,22 +267,22 @@ function scoresOf(one) {
 
 function howOrder(part, t) {
   const one = part.single[0];
-  if (!one || !one.pairs || !arr(one.angles).length) return details(t("how_order"), h("p", null, t("no_rope")));
+  if (!one || !one.pairs || !arr(one.angles).length) return h("p", null, t("no_rope"));
   const angles = arr(one.angles), Z = angles.length, shown = [...new Set([0, 1, 2, 3, 4, 5].map((i) => Math.round((i * (Z - 1)) / 5)))];
   const degrees = (x) => `${num((x * 180) / Math.PI, x > 0.05 ? 1 : 4)}°`;
   const back = Math.min(4, state.t), positions = [ROWS[state.t], ROWS[state.t - back]];
   const dial = (angle) => s("svg", {width: 46, height: 46, viewBox: "-23 -23 46 46", class: "chart", "aria-hidden": "true"}, s("circle", {r: 21, class: "dial"}),
     s("line", {x1: 0, y1: 0, x2: 19 * Math.cos(angle), y2: -19 * Math.sin(angle), class: "hand"}));
   const rows = shown.map((z) => [String(z), degrees(angles[z]), ...positions.map((p) => dial(p * angles[z])), degrees((((positions[0] - positions[1]) * angles[z]) % (2 * Math.PI) + 2 * Math.PI) % (2 * Math.PI))]);
-  return details(t("how_order"), h("p", null, t("rope", {n: Z, first: strong(degrees(angles[0])), last: strong(degrees(angles[Z - 1]))})),
-    table(t.plain("how_order"), [t("rope_pair"), t("rope_step"), ...positions.map((p) => [chipAt(p), ` ${p}`]), t("rope_difference")], rows), h("p", {class: "small"}, t("rope_after")));
+  return [h("p", null, t("rope", {n: Z, first: strong(degrees(angles[0])), last: strong(degrees(angles[Z - 1]))})),
+    table(t.plain("how_order"), [t("rope_pair"), t("rope_step"), ...positions.map((p) => [chipAt(p), ` ${p}`]), t("rope_difference")], rows), h("p", {class: "small"}, t("rope_after"))];
 }
 
 function asTable(part, layers, t) {
   const {layer, head} = chosen(part, layers), shares = sharesAt(part, layer, head, state.t);
-  if (!shares) return null;
-  return details(t("as_table"), table(t.plain("as_table"), [t("head_position"), t("head_token"), t("head_share")],
-    Array.from(shares, (share, c) => [COLUMNS[c] < 0 ? "…" : String(COLUMNS[c]), chipAt(COLUMNS[c]), percent(share)])));
+  if (!shares) return h("p", {class: "small"}, t("not_kept", {n: ROWS.length - part.start}));
+  return table(t.plain("as_table"), [t("head_position"), t("head_token"), t("head_share")],
+    Array.from(shares, (share, c) => [COLUMNS[c] < 0 ? "…" : String(COLUMNS[c]), chipAt(COLUMNS[c]), percent(share)]));
 }
 
 function checks(data) {

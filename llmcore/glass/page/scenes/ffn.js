@@ -2,7 +2,11 @@
 
 function scene(data, state, el, t) {
   const part = data.ffn, layers = Object.keys(part.layers).map(Number), choose = layerSlider(layers);
-  const title = h("h3", null), say = h("div", {class: "say"}), map = squares(part, layers, say, t), notice = h("p", {class: "notice"}), more = h("div"), caption = h("p", {class: "small"}), cap = h("p", {class: "cap"});
+  const title = h("h3", null), say = h("div", {class: "say"}), map = squares(part, layers, say, t), notice = h("p", {class: "notice"}), caption = h("p", {class: "small"}), cap = h("p", {class: "cap"});
+  const more = fold(t("strongest"), () => {
+    const w = part.rows.indexOf(state.t);
+    return w < 0 ? h("p", {class: "small"}, t("not_kept")) : strongest(part.layers[nearest(layers, state.layer)], w, t);
+  });
   const widths = layers.map((layer) => part.layers[layer].width);
   el.append(h("p", {class: "lead"}, t("intro", {n: Math.max(...widths), width: data.run.width})), h("p", null, t(Object.values(part.layers)[0].gated ? "intro_gate" : "intro_plain")),
     h("div", {class: "panel"}, title, choose, map, say, caption), cap, notice, more);
@@ -15,7 +19,7 @@ function scene(data, state, el, t) {
     cap.hidden = w >= 0;
     fill(cap, t("not_kept"));
     fill(caption, w < 0 ? null : t(one.together > 1 ? "caption_together" : "caption", {n: one.width, together: one.together}));
-    fill(more, w < 0 ? null : strongest(one, w, t));
+    more.update();
     if (w < 0) return;
     map.say(t.plain("map_label", {n: one.width, layer}));
     fill(say, t("point"));
@@ -58,7 +62,7 @@ function strongest(one, w, t) {
   const cell = (name, i) => num(row(arr(one[name]), w)[i], 3);
   const heads = gated ? ["number", "gate", "through", "up", "value"] : ["number", "value"];
   const rows = Array.from(ids, (id, i) => (gated ? [String(id), cell("gate", i), cell("through", i), cell("up", i), num(values[i], 3)] : [String(id), num(values[i], 3)]));
-  return details(t("strongest"), h("p", null, t(gated ? `about_${one.activation}` : "about_plain")), table(t.plain("strongest"), heads.map((key) => t(`head_${key}`)), rows));
+  return [h("p", null, t(gated ? `about_${one.activation}` : "about_plain")), table(t.plain("strongest"), heads.map((key) => t(`head_${key}`)), rows)];
 }
 
 function noticeOf(part, layers, layer, w, t) {

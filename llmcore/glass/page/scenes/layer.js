@@ -2,7 +2,7 @@
 
 function scene(data, state, el, t) {
   const part = data.layer, points = part.points;
-  const block = h("div", {class: "panel"}), chart = h("div"), words = h("div"), notice = h("p", {class: "notice"}), strip = h("div", {class: "panel"});
+  const block = h("div", {class: "panel"}), chart = h("div"), words = fold(t("as_table"), () => sizesTable(data, t)), notice = h("p", {class: "notice"}), strip = h("div", {class: "panel"});
   const choose = layerSlider(Array.from({length: data.run.layers}, (_, i) => i));
   const say = h("div", {class: "say"}), map = heatMap(part, t, say), caption = h("p", {class: "small"});
   el.append(h("p", {class: "lead"}, introOf(data, t)), block,
@@ -20,7 +20,7 @@ function scene(data, state, el, t) {
       map.say(t.plain("strip", {token: nameAt(ROWS[state.t]), width: data.run.width}));
       map.paint();
     }
-    fill(words, details(t("as_table"), sizesTable(data, t)));
+    words.update();
   };
 }
 
@@ -107,24 +107,20 @@ function drawSizes(el, data, t) {
     series: [...others.map((r) => ({values: of(r), color: "head"})), {values: of(state.t), color: "accent", thick: true}]});
 }
 
-// The token that grows most beyond the others, if one does; else how the stream grows.
+// The token that grows most beyond the others, if one does, and where it leaps; else how the stream grows.
 function noticeOf(data, t) {
-  const part = data.layer, sizes = arr(part.sizes), R = ROWS.length;
-  let best = {ratio: 0};
-  part.points.forEach((_, p) => {
-    const here_ = Array.from(row(sizes, p)), typical = [...here_].sort((a, b) => a - b)[Math.floor(R / 2)];
-    here_.forEach((x, r) => {
-      if (typical > 0 && x / typical > best.ratio) best = {ratio: x / typical, p, r, x};
-    });
-  });
-  if (best.ratio < 8 || R < 4) {
-    const first = sizes[state.t], last = sizes[(part.points.length - 1) * R + state.t];
-    return t("grows", {token: chipAt(ROWS[state.t]), from: strong(size(first)), to: strong(size(last))});
+  const part = data.layer, sizes = arr(part.sizes), R = ROWS.length, typical = part.points.map((_, p) => Array.from(row(sizes, p)).sort((a, b) => a - b)[Math.floor(R / 2)] || 1);
+  const ratio = (p, r) => sizes[p * R + r] / typical[p];
+  let best = {leap: 0};
+  for (let p = 1; p < part.points.length; p++) {
+    for (let r = 0; r < R; r++) if (ratio(p, r) / ratio(p - 1, r) > best.leap) best = {leap: ratio(p, r) / ratio(p - 1, r), p, r};
   }
-  const jump = part.points.map((_, p) => (p ? sizes[p * R + best.r] - sizes[(p - 1) * R + best.r] : 0));
-  const where = jump.indexOf(Math.max(...jump));
+  if (best.leap < 4 || ratio(best.p, best.r) < 8 || R < 4) {
+    const first = sizes[state.t], last = sizes[(part.points.length - 1) * R + state.t];
+    return t(last > first ? "grows" : "shrinks", {token: chipAt(ROWS[state.t]), from: strong(size(first)), to: strong(size(last))});
+  }
   const out = document.createDocumentFragment();
-  out.append(t("swells", {token: chipAt(ROWS[best.r]), n: strong(num(best.x)), piece: pieceName(...part.points[where]), times: num(best.ratio)}));
+  out.append(t("swells", {token: chipAt(ROWS[best.r]), n: strong(size(sizes[best.p * R + best.r])), piece: pieceName(...part.points[best.p]), times: num(ratio(best.p, best.r))}));
   if (best.r === 0) out.append(" ", t(data.attention ? "sink" : "first"));
   return out;
 }

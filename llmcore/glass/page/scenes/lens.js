@@ -1,9 +1,10 @@
 // Scene: what would it say so far? Places of a few tokens after each half layer.
 
 function scene(data, state, el, t) {
-  const part = data.lens, chart = h("div"), legend = h("ul", {class: "legend"}), notice = h("p", {class: "notice"}), cap = h("p", {class: "cap"}), more = h("div");
+  const part = data.lens, chart = h("div"), legend = h("ul", {class: "legend"}), notice = h("p", {class: "notice"}), cap = h("p", {class: "cap"});
+  const best = fold(t("five_best"), () => (state.t < part.start ? null : tables(part, state.t - part.start, t))), all = fold(t("everywhere"), () => everywhere(part, t));
   const panel = h("div", {class: "panel"}, chart, legend, h("p", {class: "small"}, t("caption")), layerSlider(Array.from({length: data.run.layers}, (_, i) => i)));
-  el.append(h("p", {class: "lead"}, t("intro", {n: data.run.vocabulary})), panel, cap, notice, more, h("p", {class: "small"}, t("caveat")));
+  el.append(h("p", {class: "lead"}, t("intro", {n: data.run.vocabulary})), panel, cap, notice, best, all, h("p", {class: "small"}, t("caveat")));
   const choose = panel.lastChild;
   return () => {
     choose.follow();
@@ -11,7 +12,8 @@ function scene(data, state, el, t) {
     panel.hidden = notice.hidden = at < 0;
     cap.hidden = at >= 0;
     fill(cap, t("not_kept", {n: ROWS.length - part.start}));
-    fill(more, at < 0 ? null : tables(part, at, t), everywhere(part, t));
+    best.update();
+    all.update();
     if (at < 0) return;
     drawRanks(chart, legend, data, at, t);
     fill(notice, noticeOf(part, at, t));
@@ -58,15 +60,15 @@ function topOf(part, p, at, k = 0) {
 
 function tables(part, at, t) {
   const K = part.top_ids.s[2];
-  return details(t("five_best"), table(t.plain("five_best"), [t("head_after"), t("head_best")], part.points.map(([piece, layer], p) =>
-    [pieceName(piece, layer), Array.from({length: K}, (_, k) => [chip(topOf(part, p, at, k)[0]), ` ${percent(topOf(part, p, at, k)[1])}  `])])));
+  return table(t.plain("five_best"), [t("head_after"), t("head_best")], part.points.map(([piece, layer], p) =>
+    [pieceName(piece, layer), Array.from({length: K}, (_, k) => [chip(topOf(part, p, at, k)[0]), ` ${percent(topOf(part, p, at, k)[1])}  `])]));
 }
 
 // The likeliest token after every layer, at every token that is kept.
 function everywhere(part, t) {
   const R = part.top_ids.s[1], ends = part.points.map(([, layer], p) => [layer, p]).filter(([layer, p]) => p + 1 === part.points.length || part.points[p + 1][1] !== layer);
-  return details(t("everywhere"), h("p", {class: "small"}, t("everywhere_text")), table(t.plain("everywhere"), [t("head_layer"), ...Array.from({length: R}, (_, at) => chipAt(ROWS[part.start + at]))],
-    ends.map(([layer, p]) => [layer < 0 ? t("before_layers") : String(layer), ...Array.from({length: R}, (_, at) => chip(topOf(part, p, at)[0], part.top_ids && arr(part.followed)[at * part.followed.s[1]] === topOf(part, p, at)[0] ? "next" : ""))]), "dense"));
+  return [h("p", {class: "small"}, t("everywhere_text")), table(t.plain("everywhere"), [t("head_layer"), ...Array.from({length: R}, (_, at) => chipAt(ROWS[part.start + at]))],
+    ends.map(([layer, p]) => [layer < 0 ? t("before_layers") : String(layer), ...Array.from({length: R}, (_, at) => chip(topOf(part, p, at)[0], arr(part.followed)[at * part.followed.s[1]] === topOf(part, p, at)[0] ? "next" : ""))]), "dense")];
 }
 
 function checks(data) {

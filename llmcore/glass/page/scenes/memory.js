@@ -4,7 +4,8 @@ const GAP_M = DATA.run.between ? 1 : 0;
 
 function scene(data, state, el, t) {
   const part = data.memory, layers = Object.keys(part.layers).map(Number), all = overview(part, layers, t), choose = layerSlider(layers);
-  const title = h("h3", null), other = h("p", {class: "small"}), text = h("div"), grow = h("div"), notice = h("p", {class: "notice"}), lanes = lanesOf(part, layers, t), more = h("div"), caption = h("p", {class: "small"});
+  const title = h("h3", null), other = h("p", {class: "small"}), text = h("div"), grow = h("div"), notice = h("p", {class: "notice"}), lanes = lanesOf(part, layers, t), caption = h("p", {class: "small"});
+  const more = fold(t("as_table"), () => asTable(part, part.layers[nearest(layers, state.layer)], t));
   const laneBox = details(t(`lanes_title_${kindOf(part)}`), lanes, caption);
   el.append(h("p", {class: "lead"}, t("intro")), h("p", null, t(`how_${part.kind}`)), all.el,
     h("div", {class: "panel"}, title, choose, other, text, notice), h("div", {class: "panel"}, h("h3", null, t("grow_title")), grow, h("p", {class: "small"}, t("grow_caption"))), laneBox, more,
@@ -23,7 +24,7 @@ function scene(data, state, el, t) {
     lanes.say(t.plain("lanes_label", {layer}));
     lanes.paint();
     fill(caption, laneText(part, one, t));
-    fill(more, asTable(part, one, t));
+    more.update();
   };
 }
 
@@ -155,8 +156,8 @@ function laneText(part, one, t) {
 
 function asTable(part, one, t) {
   const left = leftAt(part, one, state.t), read = readAt(part, one, state.t), sizes = arr(one.size), written = arr(one.written);
-  return details(t("as_table"), table(t.plain("as_table"), [t("head_token"), t("head_written"), t("head_size"), t("head_left"), t("head_read")],
-    Array.from(sizes, (x, r) => [chipAt(ROWS[r]), size(written[r]), size(x), left && r < left.length ? percent(left[r]) : "", read && r < left.length ? signedShare(read[r + (r ? GAP_M : 0)]) : ""])));
+  return table(t.plain("as_table"), [t("head_token"), t("head_written"), t("head_size"), t("head_left"), t("head_read")],
+    Array.from(sizes, (x, r) => [chipAt(ROWS[r]), size(written[r]), size(x), left && r < left.length ? percent(left[r]) : "", read && r < left.length ? signedShare(read[r + (r ? GAP_M : 0)]) : ""]));
 }
 
 function checks(data) {

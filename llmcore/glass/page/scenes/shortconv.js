@@ -2,12 +2,14 @@
 
 function scene(data, state, el, t) {
   const part = data.shortconv, layers = Object.keys(part.layers).map(Number), W = part.tokens_seen, choose = layerSlider(layers);
-  const map = overview(part, layers, t), title = h("h3", null), other = h("p", {class: "small"}), tokens = h("div"), notice = h("p", {class: "notice"}), more = h("div");
+  const map = overview(part, layers, t), title = h("h3", null), other = h("p", {class: "small"}), tokens = h("div"), notice = h("p", {class: "notice"});
+  const more = fold(t("as_table"), () => table(t.plain("as_table"), [t("head_layer"), ...Array.from({length: W}, (_, w) => t("back", {n: W - 1 - w})), t("head_enters"), t("head_leaves")],
+    layers.map((one) => [String(one), ...Array.from(row(arr(part.layers[one]), state.t), (x, i) => (i < W ? signedShare(x) : num(x, 3)))])));
   el.append(h("p", {class: "lead"}, t("intro", {n: W})), h("p", null, t("gates")), h("div", {class: "panel"}, map, h("p", {class: "small"}, t("overview", {n: W}))),
     h("div", {class: "panel"}, title, choose, other, tokens, notice), more, h("p", {class: "small"}, t("kept", {n: W - 1, width: part.width})));
   return () => {
     choose.follow();
-    const layer = nearest(layers, state.layer), found = row(arr(part.layers[layer]), state.t), gap = missing(W);
+    const layer = nearest(layers, state.layer), found = row(arr(part.layers[layer]), state.t);
     map.say(t.plain("map_label", {token: nameAt(ROWS[state.t])}));
     map.paint();
     fill(title, t("layer_of", {layer, token: chipAt(ROWS[state.t])}));
@@ -17,13 +19,10 @@ function scene(data, state, el, t) {
       return [h("span", null, position < 0 ? t("before_text") : chip(IDS[position])), bar(Math.abs(found[w]), found[w] < 0 ? "head" : "state"), h("span", {class: "figure"}, signedShare(found[w]))];
     })), h("p", {class: "small"}, t("shares")));
     fill(notice, noticeOf(part, layers, found, W, t));
-    fill(more, details(t("as_table"), table(t.plain("as_table"), [t("head_layer"), ...Array.from({length: W}, (_, w) => t("back", {n: W - 1 - w})), t("head_enters"), t("head_leaves")],
-      layers.map((one) => [String(one), ...Array.from(row(arr(part.layers[one]), state.t), (x, i) => (i < W ? signedShare(x) : num(x, 3)))]))));
-    return gap;
+    more.update();
   };
 }
 
-const missing = (W) => ROWS[state.t] < W - 1;
 
 function overview(part, layers, t) {
   const W = part.tokens_seen, high = 16;

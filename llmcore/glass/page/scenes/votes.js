@@ -1,7 +1,8 @@
 // Scene: who voted for it? The score as a sum over the embedding, each half layer, each head.
 
 function scene(data, state, el, t) {
-  const part = data.votes, chart = h("div"), legend = h("ul", {class: "legend"}), heads = h("div"), notice = h("p", {class: "notice"}), cap = h("p", {class: "cap"}), more = h("div");
+  const part = data.votes, chart = h("div"), legend = h("ul", {class: "legend"}), heads = h("div"), notice = h("p", {class: "notice"}), cap = h("p", {class: "cap"});
+  const more = fold(t("as_table"), () => (state.t < part.start ? null : allOf(part, state.t - part.start, t)));
   const choose = layerSlider(Array.from({length: data.run.layers}, (_, i) => i));
   const panel = h("div", {class: "panel"}, ratherSwitch(), chart, legend, choose, heads);
   fill(legend, kindsOf(part, t));
@@ -12,15 +13,12 @@ function scene(data, state, el, t) {
     panel.hidden = notice.hidden = at < 0;
     cap.hidden = at >= 0;
     fill(cap, t("not_kept", {n: ROWS.length - part.start}));
-    if (at < 0) {
-      fill(more);
-      return;
-    }
+    more.update();
+    if (at < 0) return;
     const values = piecesAt(part, at);
     layerBars(chart, {points: part.points, values, label: t.plain("chart_label")});
     fill(heads, headsOf(data, t));
     fill(notice, noticeOf(data, values, at, t));
-    fill(more, allOf(part, values, at, t));
   };
 }
 
@@ -76,10 +74,10 @@ function noticeOf(data, values, at, t) {
   return out;
 }
 
-function allOf(part, values, at, t) {
+function allOf(part, at, t) {
   const both = (p) => row(arr(part.pieces), p, at), {target, other} = here();
-  return details(t("as_table"), table(t.plain("as_table"), [t("head_piece"), [t("head_for"), " ", chip(target)], [t("head_for"), " ", chip(other)], t("head_difference")],
-    part.points.map(([piece, layer], p) => [pieceName(piece, layer), signed(both(p)[0], 3), signed(both(p)[1], 3), signed(both(p)[0] - both(p)[1], 3)])));
+  return table(t.plain("as_table"), [t("head_piece"), [t("head_for"), " ", chip(target)], [t("head_for"), " ", chip(other)], t("head_difference")],
+    part.points.map(([piece, layer], p) => [pieceName(piece, layer), signed(both(p)[0], 3), signed(both(p)[1], 3), signed(both(p)[0] - both(p)[1], 3)]));
 }
 
 function checks(data) {

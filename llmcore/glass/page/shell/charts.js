@@ -3,6 +3,16 @@
 const MIXER_INKS = {attention: "attention", latent: "attention"};
 const LINE_INKS = ["accent", "ffn", "embedding", "scores", "state", "head"];
 
+// Details that are made when they are open, anew at each change: make() gives what stands in them.
+function fold(summary, make) {
+  const body = h("div"), el = details(summary, body);
+  el.update = () => {
+    if (el.open) fill(body, make());
+  };
+  el.addEventListener("toggle", el.update);
+  return el;
+}
+
 // The colour of a piece of the stream: of what kind it is, always the same.
 function inkOf(piece, layer) {
   if (piece === "ffn") return "ffn";
