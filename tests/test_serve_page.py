@@ -6,9 +6,8 @@ playwright brings no browser here, and axe-core comes with axe-playwright-python
 import json
 import re
 import shutil
-import socket
-import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,17 +17,15 @@ pytest.importorskip("playwright", reason='pip install "llmcore[dev]"')
 pytest.importorskip("axe_playwright_python", reason='pip install "llmcore[dev]"')
 pytest.importorskip("uvicorn", reason='pip install "llmcore[serve]"')
 import axe_playwright_python
-import uvicorn
 from conftest import FOLDER
 from playwright.sync_api import expect, sync_playwright
+from serving import served
 from test_conversation import CHATML, make_model
 
 import llmcore
 from llmcore.chat import encode_chat
 from llmcore.ops import softmax
 from llmcore.serve import engine as engine_module
-from llmcore.serve.app import Served, make_app
-from llmcore.serve.engine import Engine
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not BROWSER, reason="there is no chromium here")]
@@ -39,12 +36,10 @@ LOOKS = [(1280, 800, "light"), (390, 844, "dark"), (1280, 800, "dark"), (390, 84
 
 
 class Site:
-    """A server in this process, for a `with`; `script` has ids that the model says next."""
+    """A server for a page; `script` is what it says next, `pause` how long each token takes."""
 
-    def __init__(self, llm, monkeypatch, **terms):
-        self.llm, self.script, self.pause = llm, [], 0.0
-        self.engine = Engine(llm)
-        self.app = make_app(Served(llm, ["tiny"], self.engine, **terms))
+    def __init__(self, monkeypatch):
+        self.script, self.pause = [], 0.0
         unembed = engine_module.unembed
 
         def scripted(*arguments):
@@ -57,19 +52,14 @@ class Site:
 
         monkeypatch.setattr(engine_module, "unembed", scripted)
 
-    def __enter__(self):
-        listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        self.server = uvicorn.Server(uvicorn.Config(self.app, log_level="critical", lifespan="off"))
-        self.thread = threading.Thread(target=self.server.run, args=([listener],), daemon=True)
-        self.engine.start()
-        self.thread.start()
-        return self
 
-    def __exit__(self, *_):
-        self.server.should_exit = self.server.force_exit = True
-        self.thread.join(10)
-        self.engine.stop()
+@contextmanager
+def site_of(llm, monkeypatch, **terms):
+    """A server whose model does as it is told."""
+    site = Site(monkeypatch)
+    with served(llm, **terms) as (site.engine, port):
+        site.url = f"http://127.0.0.1:{port}"
+        yield site
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +123,7 @@ def assert_clean(page):
 @pytest.mark.parametrize(("width", "height", "scheme"), LOOKS)
 def test_a_conversation(llm, open_page, monkeypatch, width, height, scheme):
     """Three turns, with stop, regenerate, a folded thought, probabilities, a system message, and export."""
-    with Site(llm, monkeypatch) as site:
+    with site_of(llm, monkeypatch) as site:
         page = open_page(site.url, width, height, scheme)
         expect(page.locator("#model")).to_contain_text("tiny")
         assert_clean(page)
@@ -225,7 +215,7 @@ def test_a_conversation(llm, open_page, monkeypatch, width, height, scheme):
 
 
 def test_a_conversation_by_keyboard_alone(llm, open_page, monkeypatch):
-    with Site(llm, monkeypatch) as site:
+    with site_of(llm, monkeypatch) as site:
         page = open_page(site.url)
         expect(page.locator("#say")).to_be_focused()
         page.keyboard.type("one line")
@@ -251,7 +241,7 @@ def test_a_conversation_by_keyboard_alone(llm, open_page, monkeypatch):
 
 
 def test_a_key_is_asked_for(llm, open_page, monkeypatch):
-    with Site(llm, monkeypatch, key="secret") as site:
+    with site_of(llm, monkeypatch, key="secret") as site:
         page = open_page(site.url)
         expect(page.locator("#key")).to_be_focused()
         assert_clean(page)
@@ -264,11 +254,10 @@ def test_a_key_is_asked_for(llm, open_page, monkeypatch):
 
 def test_what_goes_wrong_is_told(llm, open_page, monkeypatch):
     """A prompt that is too long; then a server that is gone."""
-    with Site(llm, monkeypatch) as site:
+    with site_of(llm, monkeypatch) as site:
         page = open_page(site.url)
         answer = say(page, "word " * 600)
         assert re.search(r"\d+ tokens and the context holds 512", answer.locator(".cost").text_content())
         assert_clean(page)
         page.click("#new")
-        site.__exit__()
-        assert "cannot be reached" in say(page, "hello").locator(".cost").text_content()
+    assert "cannot be reached" in say(page, "hello").locator(".cost").text_content()

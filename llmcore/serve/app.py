@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -26,6 +26,7 @@ from .texts import CANCELLED
 PAGE = Path(__file__).parent / "page"
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 MOST_BYTES = 16 << 20  # of a request
+READERS = 4  # requests that are read at a time
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -51,6 +52,11 @@ class Served:
     key: str | None = None
     origins: Sequence[str] = ()
     created: int = field(default_factory=lambda: int(time.time()))
+    readers: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(READERS))
+
+    async def read(self, work, *arguments):
+        """`work(*arguments)` on another thread: to render a template takes a while."""
+        return await to_thread.run_sync(work, *arguments, limiter=self.readers)
 
     def check_model(self, body: Mapping) -> str:
         """The name that a request calls the model by; without one it is the model's own."""
@@ -119,7 +125,7 @@ async def write(served: Served, request: Request, body: dict, read, form_of) -> 
         asked = read(served.llm, body, served.sampling)
         return asked, list(asked.writers(served.llm))
 
-    asked, writers = await run_in_threadpool(read_all)
+    asked, writers = await served.read(read_all)
     choices, form = Choices(served.engine, asked, writers), form_of(asked)
     if asked.stream:
         return Events(streamed(choices, form, head_of(form, model, form.chunk)), choices.job.close)
@@ -188,7 +194,7 @@ async def embed(served: Served, request: Request) -> Response:
     """POST /v1/embeddings."""
     body = await body_of(request)
     model = served.check_model(body)
-    wanted = await run_in_threadpool(embeddings.read, served.llm, body, served.pooling)
+    wanted = await served.read(embeddings.read, served.llm, body, served.pooling)
     job = embeddings.job(served.engine, wanted)
     try:
         return await unless_gone(request, embeddings.collected(job, wanted, model))
@@ -220,7 +226,7 @@ async def tokenize(served: Served, request: Request) -> Response:
     body = await body_of(request)
     served.check_model(body)
     given = checked(body, requests.TOKENIZE)
-    ids = await run_in_threadpool(requests.tokenized, served.llm, given)
+    ids = await served.read(requests.tokenized, served.llm, given)
     reply = {"tokens": ids, "count": len(ids), "max_model_len": served.llm.context_length}
     if given.get("with_pieces"):
         token_text = served.llm.tokenizer.token_text
