@@ -53,7 +53,7 @@ DOORS = {"llm": {"speed", "chat", "glass"}, "generate": {"cli", "chat"}, "__main
 # room -> what it imports when it is needed: they say how to install it, or do without
 OPTIONAL = {"chat/template": {"jinja2"}, "cli/hub": {"huggingface_hub"}, "speed/machine": {"threadpoolctl"}}
 OPTIONAL |= {"cli/lines": {"pyarrow"}}
-OPTIONAL |= {f"serve/{room}": {"starlette", "anyio"} for room in ("guard", "embeddings", "app")}
+OPTIONAL |= {f"serve/{room}": {"starlette"} for room in ("guard", "embeddings", "app")}
 OPTIONAL |= {"serve/command": {"starlette", "uvicorn"}}
 OPTIONAL |= {"samplers/constraint": {"llguidance"}}
 CORE = {"numpy", "gguf", "sentencepiece", "tqdm"}

@@ -120,11 +120,11 @@ def test_many_clients_at_once_each_get_their_own(client, llm):
         else:
             got[n] = ask(client, messages=messages).json()["choices"][0]["message"]["content"]
 
-    threads = [threading.Thread(target=one, args=(n,)) for n in range(20)]
+    threads = [threading.Thread(target=one, args=(n,), daemon=True) for n in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     assert [got.get(n) for n in range(20)] == want
 
 

@@ -3,11 +3,11 @@
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -52,11 +52,11 @@ class Served:
     key: str | None = None
     origins: Sequence[str] = ()
     created: int = field(default_factory=lambda: int(time.time()))
-    readers: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(READERS))
+    readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(READERS, "llmcore-reader"))
 
     async def read(self, work, *arguments):
         """`work(*arguments)` on another thread: to render a template takes a while."""
-        return await to_thread.run_sync(work, *arguments, limiter=self.readers)
+        return await asyncio.get_running_loop().run_in_executor(self.readers, work, *arguments)
 
     def check_model(self, body: Mapping) -> str:
         """The name that a request calls the model by; without one it is the model's own."""
