@@ -17,7 +17,7 @@ import argparse
 import secrets
 import sys
 
-from .cli.command import Say, command_line, open_model, read_prompt, sampling_for
+from .cli.command import Say, cached_prompt, command_line, open_model, read_prompt, sampling_for
 from .cli.options import check_generate, generate_parser, is_answer
 from .cli.report import Clock, report_logprobs, say_choices, timings
 from .llm import LLM
@@ -41,7 +41,10 @@ def run(args: argparse.Namespace, given: dict, say: Say) -> int:
     ids = encode(args, llm, prompt, say)
     clock, max_tokens = Clock(), args.max_tokens or llm.context_length
     options = {"max_tokens": max_tokens, "ignore_eos": args.ignore_eos, "draft": args.draft}
-    tokens = clock.watch(llm.tokens(ids, sampling=sampling_for(args, llm, given), seed=seed, **options))
+    cache, n_cached = cached_prompt(args, llm, ids, lambda prompt: encode(args, llm, prompt))
+    tokens = clock.watch(
+        llm.tokens(ids, sampling=sampling_for(args, llm, given), seed=seed, cache=cache, **options)
+    )
     say_choices(say, llm, given, seed)
     if args.logprobs:
         tokens = report_logprobs(tokens, llm, args.logprobs)
@@ -56,7 +59,7 @@ def run(args: argparse.Namespace, given: dict, say: Say) -> int:
         end, status = "interrupted", 130
     if sys.stdout.isatty():
         print(flush=True)
-    say(f"load {load_seconds:.2f} s | {timings(clock.times, len(ids), end)}")
+    say(f"load {load_seconds:.2f} s | {timings(clock.times, len(ids) - n_cached, end, n_cached)}")
     return status
 
 

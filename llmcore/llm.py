@@ -54,7 +54,8 @@ def load(
     keep_freed_memory(arrays.output)  # the last of the weights to go
     tokenizer = Tokenizer.from_metadata(file.metadata, file.path)
     fill(jobs, progress)
-    return LLM(config, tokenizer, arrays, context_length, why, read_sampling(file.metadata, file.path))
+    own = read_sampling(file.metadata, file.path)
+    return LLM(config, tokenizer, arrays, context_length, why, own, file.path)
 
 
 def _checked_context(config, context_length):
@@ -87,6 +88,7 @@ class LLM:
     context_length: int
     held: str = ""  # the way the weights are held, and why, in words
     file_sampling: dict = field(default_factory=dict)  # the options of sampling that the file names
+    path: Any = None  # of the file
 
     def sampling(self, **given) -> Sampling:
         """The options of sampling: those given, else those of the file, else the defaults of `Sampling`.

@@ -28,7 +28,8 @@ ORDER = """
     samplers/options sampling samplers/dry samplers/logit_bias samplers/penalties
     samplers/top_n_sigma samplers/typ_p samplers/xtc samplers/after_thought samplers/constraint
     samplers/of_file samplers writing
-    speed/machine speed/mapped speed/int8 speed/holding speed/filling speed/drafting speed/batching
+    speed/machine speed/mapped speed/int8 speed/holding speed/filling speed/cache_file
+    speed/drafting speed/batching
     chat/messages chat/template chat/literals chat/tools chat/arguments chat/calls chat/tags chat/formats
     chat/reasoning chat/required chat/prompt chat/answer chat
     glass/watching glass/keeping glass/stream glass/lens glass/votes glass/changing glass llm chat/session

@@ -13,6 +13,7 @@ from itertools import takewhile
 from ..errors import ContextOverflow
 from ..llm import LLM
 from ..sampling import Sampling
+from ..speed.cache_file import CacheFile, kept, read_ahead, save
 from ..tokenizers.streaming import STOP_STRING, Splitter, TextDecoder, stop_strings
 from .prompt import encode_chat
 from .reasoning import TAGS, Reasoning, reasoning_of
@@ -99,6 +100,35 @@ class Session:
                 self.messages.append(as_message("".join(said), "".join(thought), self._markers))
             self.last = Done(end, len(ids) - n_cached, n_cached, times)
         yield self.last
+
+    def read_ahead(self, path) -> tuple[int, int]:
+        """Read what these messages and any next one begin with, from the file at `path` as far as that has
+        it; returns how many tokens these are, and how many the file had.
+
+        Raises what `speed.cache_file.CacheFile` raises.
+        """
+        one, other = (self._encoded([*self.messages, {"role": "user", "content": x}]) for x in ("?", "A b"))
+        ids = one[: n_equal(one, other)]
+        self._cache, n_known = read_ahead(self.llm, path, ids)
+        self._ids = ids
+        return len(ids), n_known
+
+    def save_cache(self, path) -> int:
+        """Write what the cache holds to a file; returns of how many tokens that is, none for no file."""
+        n = self._cache.truncate(len(self._ids))
+        if n:
+            save(path, self.llm, self._ids[:n], [kept(self._cache)])
+        return n
+
+    def load_cache(self, path) -> int:
+        """Have the cache that a file holds, for messages that were loaded; returns of how many tokens.
+
+        Raises what `speed.cache_file.CacheFile` raises.
+        """
+        file = CacheFile(path, self.llm)
+        self._cache = file.cache_for(file.ids)
+        self._ids = file.ids[: self._cache.length]
+        return self._cache.length
 
     def _events(self, ids, seed, times):
         """(token, piece of text) for each token, until the answer ends or a stop string comes."""

@@ -21,9 +21,10 @@ import numpy as np
 from ..chat import encode_chat
 from ..chat.session import Dropped, Session, Text, turns
 from ..errors import ContextOverflow
+from ..speed.cache_file import CacheFileError
 from ..tokenizers.streaming import CONTEXT_FULL
 from .command import Say, command_line, dimmed, note, open_model, sentence
-from .options import Parser, add_options
+from .options import Parser, add_options, add_prompt_cache
 from .report import said_by_file, timings
 
 STOP, DROP = "stop", "drop-oldest"  # what to do when the context is full
@@ -152,7 +153,14 @@ def save(chat, path):
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
-    chat.say(f"{path}: {len(chat.session.messages)} messages")
+    n = chat.session.save_cache(beside_messages(path))
+    cached = f"; what was read of them, {n} tokens, in {beside_messages(path)}" if n else ""
+    chat.say(f"{path}: {len(chat.session.messages)} messages{cached}")
+
+
+def beside_messages(path) -> str:
+    """Where the cache of a conversation is kept."""
+    return f"{path}.cache"
 
 
 def load(chat, path):
@@ -163,8 +171,13 @@ def load(chat, path):
         raise ValueError(
             f'{path}: not a list of messages like {{"role": "user", "content": "Hello"}}'
         ) from None
-    chat.session.messages = messages
+    chat.session.messages, cached = messages, beside_messages(path)
     chat.say(f"{path}: {len(messages)} messages")
+    if os.path.exists(cached):
+        try:
+            chat.say(f"{cached}: {chat.session.load_cache(cached)} tokens need not be read again")
+        except CacheFileError as error:
+            chat.say(f"note: the conversation will be read anew, since it cannot be used: {error}")
 
 
 def saved(message) -> dict:
@@ -203,7 +216,7 @@ COMMANDS = {  # name: function, what follows it, its line in /help
     "/clear": (clear, "", "forget all turns"),
     "/undo": (undo, "", "take back the last message and its answer"),
     "/retry": (retry, "", "have the last message answered anew"),
-    "/save": (save, "FILE", "write the conversation to FILE, as JSON"),
+    "/save": (save, "FILE", "write the conversation to FILE, as JSON, and to FILE.cache what was read of it"),
     "/load": (load, "FILE", "go on with the conversation in FILE"),
     "/stats": (stats, "", "tokens used and left, and what each answer cost"),
     "/bye": (bye, "", "end"),
@@ -255,6 +268,9 @@ def run(args: argparse.Namespace, given: dict, say: Say) -> int:
         ),
     )
     system(chat, args.system or "")  # also tells whether the model can chat at all
+    if args.prompt_cache:
+        n, n_known = chat.session.read_ahead(args.prompt_cache)
+        chat.say(f"{args.prompt_cache}: had {n_known} of the {n} tokens that come before the first message")
     chat.say(f"weights: {llm.held}")
     chat.say(
         f"load {load_seconds:.2f} s | context {llm.context_length} tokens | seed {seed} | "
@@ -281,6 +297,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = Parser("python -m llmcore.chat", description="Talk with a GGUF model.")
     add_options(parser)
+    add_prompt_cache(parser)
     what = "when the context is full: end (on a terminal: ask), or drop the oldest turns (%(default)s)"
     parser.add_argument("--context-policy", choices=(STOP, DROP), default=STOP, help=what)
     return command_line(parser, run, argv)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from ..cache import KVCache
 from ..llm import LLM, load
 from ..samplers.options import Sampling
 from ..speed.machine import restart_with_threads
@@ -222,6 +223,22 @@ def sampling_for(args: argparse.Namespace, llm: LLM, given: dict) -> Sampling:
 
         given = given | {"thought": reasoning_of(llm.tokenizer.chat_template)}
     return llm.sampling(**given)
+
+
+def cached_prompt(args: argparse.Namespace, llm: LLM, ids: list[int], encode) -> tuple[KVCache | None, int]:
+    """A cache with all of a prompt but its last token, and how many tokens of it the file had; without
+    --prompt-cache there is none.
+
+    `encode(prompt)` gives the ids of another prompt; what they begin with, too, is what most will share.
+    """
+    if not args.prompt_cache or len(ids) > llm.context_length:  # which will be refused
+        return None, 0
+    from ..speed.cache_file import n_common, read_ahead  # here, because few prompts are kept
+
+    # Two others, so that one at least does not begin with the prompt's own first letter.
+    others = [encode(text) for text in ("?", "A b")] if is_answer(args) else []
+    n_fixed = min((n_common(ids, other) for other in others), default=0)
+    return read_ahead(llm, args.prompt_cache, ids[:-1], n_fixed)
 
 
 def read_prompt(args: argparse.Namespace) -> str:

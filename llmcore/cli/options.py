@@ -228,6 +228,12 @@ def add_constraints(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--regex", metavar="R", help="the text matches the regular expression R as a whole")
 
 
+def add_prompt_cache(parser: argparse.ArgumentParser) -> None:
+    """Where what was read is kept."""
+    kept = "keep what was read of the prompt in FILE: what begins like it need not be read again"
+    parser.add_argument("--prompt-cache", metavar="FILE", help=kept)
+
+
 def is_answer(args: argparse.Namespace) -> bool:
     """Whether the prompt is answered, in the model's chat template, and not continued."""
     return bool(args.chat or args.system is not None or args.template or args.prefill is not None)
@@ -298,5 +304,6 @@ def generate_parser() -> argparse.ArgumentParser:
     parser.add_argument("--echo", action="store_true", help="print the prompt before the text")
     logprobs = "tell each token's log-probability, and the N best, on standard error"
     parser.add_argument("--logprobs", metavar="N", type=count(1), help=logprobs)
+    add_prompt_cache(parser)
     add_options(parser)
     return parser

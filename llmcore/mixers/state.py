@@ -40,6 +40,15 @@ class State:
         """Hold on to the state after `length` tokens; of so many MARKS the latest stay."""
         self._marks = [*(mark for mark in self._marks if mark < length), length][-MARKS:]
 
+    def kept(self) -> tuple[dict[int, list[np.ndarray]], list[int]]:
+        """The states that are kept, by the number of tokens before each, and the marks; see `restore`."""
+        return {length: arrays for length, arrays in self._at.items() if length}, list(self._marks)
+
+    def restore(self, at: dict[int, list[np.ndarray]], marks: list[int]) -> None:
+        """Have what `kept` told."""
+        self._at, self._marks = {0: self._at[0], **at}, list(marks)
+        self.arrays = self._at[max(self._at)]
+
     def reach(self, length: int) -> int:
         """How many tokens it can go back to, at most `length`."""
         return max(at for at in self._at if at <= length)
