@@ -37,7 +37,9 @@ def llm():
 
 def client_of(engine, **terms):
     served = Served(engine.llm, ["tiny", "other"], engine, **terms)
-    return TestClient(make_app(served), base_url="http://localhost", raise_server_exceptions=False)
+    client = TestClient(make_app(served), base_url="http://localhost", raise_server_exceptions=False)
+    client.llm = engine.llm
+    return client
 
 
 @pytest.fixture(scope="module")
@@ -270,6 +272,78 @@ def test_a_schema_that_cannot_be_kept_to(client, fields, param, words):
     pytest.importorskip("llguidance", reason='pip install "llmcore[json]"')
     error = error_of(ask(client, **fields), 400)
     assert error["param"] == param
+    assert words in error["message"]
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"enum": ["Rome", "Oslo"]}, "days": {"type": "integer", "maximum": 9}},
+            "required": ["city"],
+        },
+    },
+}
+OTHER = {
+    "type": "function",
+    "function": {"name": "other", "parameters": {"type": "object", "properties": {}}},
+}
+
+
+@pytest.fixture(scope="module")
+def caller(tmp_path_factory):
+    """A server of a model whose template writes calls as Qwen's and Hermes' do."""
+    pytest.importorskip("llguidance", reason='pip install "llmcore[json]"')
+    template = "{{ tools }}" + CHATML + "{# <tool_call> #}"
+    path = make_model(tmp_path_factory.mktemp("calls") / "calls.gguf", template)
+    engine = Engine(llmcore.load(path))
+    engine.start()
+    yield client_of(engine)
+    engine.stop()
+
+
+@pytest.mark.parametrize(
+    "choice", ["required", {"type": "function", "function": {"name": "weather"}}], ids=str
+)
+def test_a_call_that_must_come_comes(caller, choice):
+    fields = {"tools": [WEATHER, OTHER] if choice != "required" else [WEATHER], "tool_choice": choice}
+    fields |= {"temperature": 1.0, "max_tokens": 200}
+    for seed in range(3):
+        (whole,) = ask(caller, seed=seed, **fields).json()["choices"]
+        assert whole["finish_reason"] == "tool_calls"
+        assert whole["message"]["content"] is None
+        (call,) = whole["message"]["tool_calls"]
+        assert (call["type"], call["function"]["name"]) == ("function", "weather")
+        assert json.loads(call["function"]["arguments"])["city"] in ("Rome", "Oslo")
+        assert re.fullmatch("[a-zA-Z0-9]{9}", call["id"])
+        parts = [part["choices"][0] for part in events(caller, seed=seed, **fields)]
+        (streamed,) = [call for part in parts for call in part["delta"].get("tool_calls", [])]
+        assert (streamed["index"], streamed["function"]) == (0, call["function"])
+        assert "".join(part["delta"].get("content", "") for part in parts) == ""
+        assert parts[-1]["finish_reason"] == "tool_calls"
+    free = ask(caller, tools=[WEATHER], tool_choice="none", **GREEDY).json()["choices"][0]
+    assert free["message"]["content"] == "".join(caller.llm.chat(MESSAGES, **GREEDY))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"tool_choice": "required"}, "there are no tools"),
+        ({"tool_choice": "sometimes", "tools": [WEATHER]}, "none or auto or required"),
+        ({"tool_choice": {"type": "function"}, "tools": [WEATHER]}, "must be {"),
+        (
+            {"tool_choice": {"type": "function", "function": {"name": "x"}}, "tools": [WEATHER]},
+            "no tool called 'x'",
+        ),
+        ({"tool_choice": "required", "tools": [WEATHER], "regex": "a"}, "one of them"),
+    ],
+    ids=str,
+)
+def test_a_call_that_cannot_come(caller, fields, words):
+    error = error_of(ask(caller, **fields), 400)
+    assert error["param"] == "tool_choice"
     assert words in error["message"]
 
 

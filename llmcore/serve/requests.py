@@ -9,6 +9,7 @@ from typing import Any
 
 from ..chat import encode_chat, tools_for
 from ..chat.reasoning import reasoning_of
+from ..chat.required import call_grammar
 from ..errors import ContextOverflow, whole
 from ..llm import LLM
 from ..samplers import constraint
@@ -117,6 +118,22 @@ def refused(why: str) -> Callable:
     return check
 
 
+def choice_of_tool(name: str, value) -> str | tuple:
+    """none, auto, required, or the name of a tool in a tuple."""
+    if isinstance(value, dict):
+        function = value.get("function")
+        if (
+            value.get("type") == "function"
+            and isinstance(function, dict)
+            and isinstance(function.get("name"), str)
+        ):
+            return (function["name"],)
+        raise ValueError(
+            f'{name} is {value!r:.60}; it must be {{"type": "function", "function": {{"name": ...}}}}'
+        )
+    return _named(name, value, ("none", "auto", "required"))
+
+
 def schema_of_format(name: str, value):
     """The JSON schema that a response_format asks for; None where it asks for text."""
     kind = mapping(name, value).get("type")
@@ -169,7 +186,7 @@ CHAT = COMMON | {
     "logprobs": flag,
     "top_logprobs": between(0, MOST_TOP),
     "tools": as_it_is,
-    "tool_choice": one_of("none", "auto"),
+    "tool_choice": choice_of_tool,
     "response_format": schema_of_format,
     "reasoning_effort": text,
     "chat_template_kwargs": mapping,
@@ -215,7 +232,9 @@ def checked(body: Mapping[str, Any], table: Mapping[str, Callable]) -> dict[str,
     given = {}
     for name, check in table.items():
         if body.get(name) is not None:
-            given[name] = tried(lambda name=name, check=check: check(name, body[name]), name)
+            value = tried(lambda name=name, check=check: check(name, body[name]), name)
+            if value is not None:
+                given[name] = value
     return given
 
 
@@ -256,9 +275,9 @@ class Asked:
                 yield i, tried(lambda ids=ids, options=options: llm.writer(ids, **options), param)
 
 
-def _common(llm, given, default_tokens, sampling, n_top):
+def _common(llm, given, default_tokens, sampling, n_top, tools=None):
     """The fields of `Asked` that chats and completions share."""
-    own = {name: given[name] for name in SAMPLING if name in given} | constraint_of(llm, given)
+    own = {name: given[name] for name in SAMPLING if name in given} | constraint_of(llm, given, tools)
     stream_options = given.get("stream_options", {})
     if stream_options and not given.get("stream"):
         raise RequestError("stream_options is only allowed with stream: true", "stream_options")
@@ -279,16 +298,21 @@ def _common(llm, given, default_tokens, sampling, n_top):
     }
 
 
-def constraint_of(llm: LLM, given: Mapping) -> dict:
+def constraint_of(llm: LLM, given: Mapping, tools: list[dict] | None) -> dict:
     """The options of sampling by which an answer becomes what was asked for. Raises RequestError."""
     asked = {name: given[name] for name in ("json_schema", "regex", "grammar") if name in given}
-    if given.get("response_format") is not None:
-        schema = given["response_format"]
-        if asked:
-            what = f"response_format and {min(asked)} both say what the answer must be; give one of them"
-            raise RequestError(what, "response_format", "invalid_value")
-        asked = {"json_schema": schema}
-        tried(lambda: constraint.check(llm.sampling(json_schema=schema)), "response_format")
+    choice = given.get("tool_choice", "auto")
+    must_call = choice not in ("none", "auto")
+    names = [*asked, *["response_format"] * ("response_format" in given), *["tool_choice"] * must_call]
+    if len(names) > 1:
+        what = f"{' and '.join(names)} all say what the answer must be; give one of them"
+        raise RequestError(what, names[-1], "invalid_value")
+    if must_call:
+        name = choice[0] if isinstance(choice, tuple) else None
+        asked = {"grammar": tried(lambda: call_grammar(llm.tokenizer, tools or [], name), "tool_choice")}
+    elif "response_format" in given:
+        asked = {"json_schema": given["response_format"]}
+        tried(lambda: constraint.check(llm.sampling(**asked)), "response_format")
     if asked and "messages" in given:
         asked["thought"] = reasoning_of(llm.tokenizer.chat_template or "")
     return asked
@@ -302,11 +326,12 @@ def read_chat(llm: LLM, body: dict, sampling: Mapping) -> Asked:
     top = given.get("top_logprobs")
     if top is not None and not given.get("logprobs"):
         raise RequestError("top_logprobs is only allowed with logprobs: true", "top_logprobs")
-    common = _common(llm, given, llm.context_length, sampling, (top or 0) if given.get("logprobs") else None)
+    n_top = (top or 0) if given.get("logprobs") else None
     tools = None if given.get("tool_choice") == "none" else tried(lambda: tools_of(given), "tools")
     template = llm.tokenizer.chat_template or ""
     if tools and not re.search("tools|functions", template):
         raise RequestError("this model's chat template has no place for tools", "tools", "unsupported")
+    common = _common(llm, given, llm.context_length, sampling, n_top, tools)
     ids = chat_ids(llm, given, tools)
     end = llm.tokenizer.decode(ids[-16:], special=True)
     chat = Chat(llm.tokenizer, template, end, common["stops"], tools)
