@@ -8,7 +8,7 @@ from .cli.interrupt import leave_at_once
 COMMANDS = {  # name: its module, what it does
     "generate": ("llmcore.generate", "continue or answer a prompt"),
     "chat": ("llmcore.cli.chat", "talk with a model in the terminal"),
-    "batch": ("llmcore.cli.jobs", "answer the requests of a file, one a line"),
+    "batch": ("llmcore.cli.jobs", "answer the requests of a file, one a line, here or on a Ray cluster"),
     "explain": ("llmcore.cli.explain", "follow a prompt through a model, on one page"),
     "inspect": ("llmcore.cli.inspect", "print what is in a model file"),
     "serve": ("llmcore.serve.command", "a server that speaks OpenAI's protocol, and its page"),

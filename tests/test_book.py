@@ -34,7 +34,7 @@ ORDER = """
     chat/reasoning chat/required chat/prompt chat/answer chat
     glass/watching glass/keeping glass/stream glass/lens glass/votes glass/changing glass llm chat/session
     cli/interrupt cli/options cli/report cli/command cli/inspect cli/hub cli/get cli/batch
-    cli/requests cli/responses cli/lines cli/journal cli/jobs cli/chat
+    cli/requests cli/responses cli/lines cli/journal cli/fleet cli/jobs cli/chat
     serve/metrics serve/prefixes serve/texts serve/engine serve/answers serve/requests serve/replies
     serve/guard serve/jobs serve/embeddings serve/app serve/command
     chat/__main__ generate cli/lens
@@ -53,7 +53,7 @@ WINGS = {"speed", "chat", "cli", "glass", "serve"}
 DOORS = {"llm": {"speed", "chat", "glass"}, "generate": {"cli", "chat"}, "__main__": {"cli"}}
 # room -> what it imports when it is needed: they say how to install it, or do without
 OPTIONAL = {"chat/template": {"jinja2"}, "cli/hub": {"huggingface_hub"}, "speed/machine": {"threadpoolctl"}}
-OPTIONAL |= {"cli/lines": {"pyarrow"}}
+OPTIONAL |= {"cli/lines": {"pyarrow"}, "cli/fleet": {"ray"}}
 OPTIONAL |= {f"serve/{room}": {"starlette"} for room in ("guard", "embeddings", "app")}
 OPTIONAL |= {"serve/command": {"starlette", "uvicorn"}}
 OPTIONAL |= {"samplers/constraint": {"llguidance"}}

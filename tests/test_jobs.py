@@ -538,6 +538,8 @@ def test_windows_line_ends_empty_lines_and_a_byte_order_mark(files):
         (("IN", "FOLDER/none/out.jsonl"), 1, "No such file"),
         (("IN", "out.parquet"), 2, "name it .jsonl"),
         (("IN", "OUT", "--draft", "lookup"), 2, "--draft is for one prompt"),
+        (("IN", "OUT", "--cpus", "2"), 2, "--cpus is for --ray"),
+        (("IN", "OUT", "--ray", "--threads", "2"), 2, "--cpus says how many"),
         (("IN", "OUT", "--top-p", "2"), 2, "top_p is 2.0"),
         (("IN",), 2, "OUT"),
     ],

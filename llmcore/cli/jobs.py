@@ -3,7 +3,7 @@
 IN has a request on each line, in OpenAI's batch format or plain ({"prompt": ...}, {"messages": ...}), or is a
 parquet file with these as columns. OUT gets an answer on each line, in the order of IN; the answer to a bad
 line says what is wrong with it. Whatever ends the work, the same command goes on with it: no line is lost or
-doubled.
+doubled. --ray has it done by the machines of a Ray cluster, with the same answers.
 
 Exit status: 0 once all lines are answered, 1 for a bad file, 2 for bad arguments, 130 on Ctrl-C.
 """
@@ -39,6 +39,10 @@ def check(args: argparse.Namespace) -> None:
     """Raises ValueError for options that mean nothing here."""
     if args.draft is not None:
         raise ValueError("--draft is for one prompt, not for many that are written together")
+    if args.cpus is not None and args.ray is None:
+        raise ValueError("--cpus is for --ray; here --threads says with how many threads to compute")
+    if args.threads is not None and args.ray is not None:
+        raise ValueError("--threads is for this machine; with --ray, --cpus says how many a model gets")
     if args.output.suffix == ".parquet":
         raise ValueError(f"{args.output}: answers are lines of JSON, which can be added to; name it .jsonl")
 
@@ -58,7 +62,8 @@ def run(args: argparse.Namespace, given: dict, say: Say) -> int:
         if before == n_all:
             return 0
         rest = itertools.islice(read_records(args.input), before, None)
-        return write(args, file, _here(args, given, job, rest, say), before, n_all, say)
+        source = _here(args, given, job, rest, say) if args.ray is None else _on_ray(args, job, rest, say)
+        return write(args, file, source, before, n_all, say)
 
 
 def describe(args: argparse.Namespace, given: dict) -> tuple[Job, int]:
@@ -116,6 +121,13 @@ def _here(args, given, job, records, say):
     return answers(llm, job, records, args.batch)
 
 
+def _on_ray(args, job, records, say):
+    """The same, by the machines of a Ray cluster."""
+    from .fleet import answers_on_ray  # here, because one machine needs no fleet
+
+    return answers_on_ray(args, job, records, say)
+
+
 def write(args, file, source, before: int, n_all: int, say: Say) -> int:
     """Add the answers to the file as they come; returns the exit status."""
     begin, bad, n_tokens, n, status = time.perf_counter(), list[Answer](), 0, before, 0
@@ -154,5 +166,13 @@ def _parser():
     )
     parser.add_argument("--chat", action="store_true", help="answer plain prompts, as a user's messages")
     parser.add_argument("--ignore-eos", action="store_true", help="go on when the model ends its text")
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        nargs="?",
+        const="",
+        help="have a Ray cluster do it: the one at ADDRESS, else the one of this machine, else a new one",
+    )
+    parser.add_argument("--cpus", metavar="N", type=count(1), help="with --ray: cores for each model (1)")
     add_options(parser)
     return parser

@@ -25,7 +25,6 @@ from llmcore.tokenizer import Tokenizer
 from llmcore.writing import finite
 
 LEAST_REST = 1e-6  # a bucket with less than float32 can tell says nothing
-ALIKE = 0.5  # nats between two views of one token; rounding to 8 bits makes 0.1 of it, seldom this much
 END = "(end of text)"
 HALF = "\ufffd"  # what stands for a piece of a character
 
@@ -70,21 +69,31 @@ class Model:
                 found[text].append(i)
         return found
 
-    def find(self, shown: Shown, logprobs_V: np.ndarray, chosen: bool = False) -> int | None:
-        """The token that a server shows; of a few that look alike the one as likely. None if nobody knows.
-
-        Pieces of characters all look alike: one that was chosen is the likeliest of them, if it is as likely
-        as the server says.
-        """
-        if shown.id is not None and 0 <= shown.id < len(logprobs_V):
-            return shown.id
+    def candidates(self, shown: Shown) -> list[int]:
+        """The tokens that look as a server shows one."""
+        if shown.id is not None and 0 <= shown.id < self.llm.tokenizer.vocab_size:
+            return [shown.id]
         tokenizer, found = self.llm.tokenizer, self._ids_of.get(shown.text, [])
         if shown.data is not None:
             found = [i for i in found if tokenizer.token_bytes(i, special=True) == shown.data] or found
+        return found
+
+    def find(self, shown: Shown, logprobs_V: np.ndarray) -> int | None:
+        """The token that a server shows among its likeliest, None if nobody knows.
+
+        Of a few that look alike it is the one as likely as it says; pieces of characters all look alike.
+        """
+        found = self.candidates(shown)
         if len(found) > 1 and (not shown.text or HALF in shown.text):
-            best = max(found, key=lambda i: logprobs_V[i])
-            return best if chosen and abs(logprobs_V[best] - shown.logprob) < ALIKE else None
+            return None
         return min(found, key=lambda i: abs(logprobs_V[i] - shown.logprob), default=None)
+
+    def find_chosen(self, shown: Shown, logprobs_V: np.ndarray, rest: bytes) -> int | None:
+        """The token that a server chose, with whose bytes the `rest` of its text begins, None if none fits."""
+        found = self.candidates(shown)
+        if len(found) > 1:
+            found = [i for i in found if _after(rest, self.llm.tokenizer.token_bytes(i)) is not None]
+        return max(found, key=lambda i: logprobs_V[i], default=None)
 
     def steps(self, ids: list[int]) -> Iterator[np.ndarray]:
         """The log-probabilities (V,) of the token after a prompt, then of the one after each id sent back."""
@@ -106,11 +115,12 @@ class Model:
 
     def _compare_steps(self, result, ids, n_most):
         following = self.steps(ids)
-        logprobs_V = next(following)
+        logprobs_V, rest = next(following), result.reply.text.encode("utf-8", "surrogatepass")
         for step in result.reply.steps:
-            token_id = self.find(step.chosen, logprobs_V, chosen=True)
+            token_id = self.find_chosen(step.chosen, logprobs_V, rest)
             if token_id is None:
                 return
+            rest = _after(rest, self.llm.tokenizer.token_bytes(token_id)) or b""
             _count(result, self.llm.tokenizer, logprobs_V, token_id)
             shown = {i: item.logprob for item in step.top if (i := self.find(item, logprobs_V)) is not None}
             shown[token_id] = step.chosen.logprob
@@ -147,6 +157,17 @@ class Model:
 
     def _likeliest_end(self, logprobs_V):
         return max(self.llm.tokenizer.eog_ids, key=lambda i: logprobs_V[i], default=int(logprobs_V.argmax()))
+
+
+def _after(rest, data):
+    """What is left of a text behind the bytes of a token, None if it begins otherwise.
+
+    The end of a text may cut its last token short, and a server may take off its first space.
+    """
+    for start in (data, data.removeprefix(b" ")):
+        if rest.startswith(start) or start.startswith(rest):
+            return rest[len(start) :]
+    return None
 
 
 def _count(result, tokenizer, logprobs_V, token_id):
