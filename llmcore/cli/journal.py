@@ -30,7 +30,11 @@ def open_answers(path: Path) -> Iterator[FileIO]:
             with suppress(OSError):  # not every file system can
                 os.fsync(folder)
             os.close(folder)
-        yield file
+        try:
+            yield file
+        finally:
+            if is_new and not path.stat().st_size:
+                path.unlink()
 
 
 def _lock(file, path):

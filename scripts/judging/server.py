@@ -121,10 +121,11 @@ class Server:
             logprobs, usage = choice.get("logprobs"), answer.get("usage") or {}
             if not isinstance(text or "", str):
                 raise TypeError
-            steps = None if not logprobs else _steps(logprobs)
+            steps = _steps(logprobs) if logprobs else None
             n_prompt = usage.get("prompt_tokens")
             ended = choice.get("finish_reason") == "stop"
-            return Reply(text or "", ended, None if n_prompt is None else int(n_prompt), steps or None)
+            steps = None if text and not steps else steps
+            return Reply(text or "", ended, None if n_prompt is None else int(n_prompt), steps)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError):
             raise self._nonsense(path, answer) from None
 
