@@ -89,7 +89,7 @@ class Model:
         return min(found, key=lambda i: abs(logprobs_V[i] - shown.logprob), default=None)
 
     def find_chosen(self, shown: Shown, logprobs_V: np.ndarray, rest: bytes) -> int | None:
-        """The token that a server chose, with whose bytes the `rest` of its text begins, None if none fits."""
+        """The token that was chosen, with whose bytes the `rest` of its text begins; None if none fits."""
         found = self.candidates(shown)
         if len(found) > 1:
             found = [i for i in found if _after(rest, self.llm.tokenizer.token_bytes(i)) is not None]
