@@ -1,15 +1,11 @@
 """`each(work, items)`: how work is spread over the cores.
 
 The number of threads belongs to the process, not to a model: NumPy's BLAS has only one. Who starts the engine
-says how many there are and how BLAS is told (`use`); until then one thread does everything.
+says how many there are and how they are set to work (`use`); until then one thread does everything.
 """
 
-import os
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from itertools import pairwise
 
 import numpy as np
@@ -21,30 +17,16 @@ class _Team:
     """The threads that work is spread over, the calling one among them."""
 
     size = 1
-    pool: ThreadPoolExecutor | None = None
-    free = threading.Lock()  # held while they work
-    set_blas_threads: Callable[[int], object] = staticmethod(lambda n: None)
+    share: Callable[[Callable[[], None], int], None] = staticmethod(lambda run, n_others: run())
 
 
-def use(n: int, set_blas_threads: Callable[[int], object]) -> None:
-    """Compute with n threads from now on; `set_blas_threads` tells BLAS how many a product may take."""
-    _Team.set_blas_threads = staticmethod(set_blas_threads)
-    set_blas_threads(n)
-    if n != _Team.size:
-        _Team.size, _Team.pool = n, _pool(n)
+def use(n: int, share: Callable[[Callable[[], None], int], None]) -> None:
+    """Compute with n threads from now on.
 
-
-def _pool(n):
-    return ThreadPoolExecutor(n - 1, "llmcore") if n > 1 else None
-
-
-def _renew():
-    """A forked child has none of its parent's threads, and perhaps a lock that nobody will let go."""
-    _Team.pool, _Team.free = _pool(_Team.size), threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew)
+    `share(run, n_others)` calls run() in this thread and, if they are free, in so many others at once, and
+    returns when all have returned; an exception of one it passes on.
+    """
+    _Team.size, _Team.share = n, staticmethod(share)
 
 
 def n_threads() -> int:
@@ -60,10 +42,6 @@ def each(work: Callable, items: Iterable) -> None:
     the calling thread does it all.
     """
     todo = deque(items)
-    if len(todo) < 2 or _Team.pool is None or not _Team.free.acquire(blocking=False):
-        for item in todo:
-            work(item)
-        return
 
     def run():
         """What each thread does, until nothing is left."""
@@ -77,20 +55,11 @@ def each(work: Callable, items: Iterable) -> None:
         finally:
             todo.clear()  # after an error or Ctrl-C nobody wants the rest
 
-    helpers: list[Future] = []
-    try:
-        _Team.set_blas_threads(1)  # two that both ask for BLAS's own threads would wait for each other
-        with suppress(RuntimeError):  # where the system allows no more threads, fewer do the work
-            for _ in range(min(_Team.size, len(todo)) - 1):
-                helpers.append(_Team.pool.submit(run))
+    n_others = min(_Team.size, len(todo)) - 1
+    if n_others > 0:
+        _Team.share(run, n_others)
+    else:
         run()
-    finally:
-        todo.clear()  # where not even the helpers could be started
-        wait(helpers)
-        _Team.set_blas_threads(_Team.size)
-        _Team.free.release()
-    for helper in helpers:
-        helper.result()
 
 
 def evenly(n_rows: int, n_parts: int) -> list[slice]:

@@ -8,11 +8,12 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf import quants as gguf_quants
 
+from llmcore import linear
 from llmcore.linear import Matrix
 from llmcore.loader import Tensor
 from llmcore.quants import FORMATS
+from llmcore.speed import int8, mapped, panels
 from llmcore.speed.filling import fill
-from llmcore.speed.holding import way_of
 from llmcore.speed.machine import use_threads
 from llmcore.threads import n_threads
 
@@ -76,6 +77,7 @@ def assert_same_bits(ours, theirs):
 
 FLOATS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 TYPES = [*FORMATS, *FLOATS, "IQ3_XXS"]
+HELD = {"rows": linear, "panels": panels, "int8": int8, "mapped": mapped}  # every way to hold a matrix
 SMALL = [(1 << 20, 256), (1500, 8), (1, 1)]  # for `cut_into_tiles`: large, several tiles, the least there is
 
 
@@ -103,16 +105,18 @@ def tensor(kind, n_out, n_in, byte_order="<"):
 
 
 def matrix(tensors, way, bias=None):
-    held, jobs = way_of(way).empty(tensors)
+    held, jobs = HELD[way].empty(tensors)
     fill(jobs)
     return Matrix(tensors[0].shape[1], sum(t.shape[0] for t in tensors), held, bias)
 
 
 def cut_into_tiles(monkeypatch, weights, outputs):
-    """Let tiles have so many weights, and at least so many outputs."""
+    """Let tiles have so many weights, and at least so many outputs; panels come to 1/64 of that at a time."""
     monkeypatch.setattr("llmcore.linear.TILE", weights)
     monkeypatch.setattr("llmcore.speed.int8.TILE", weights)
     monkeypatch.setattr("llmcore.speed.int8.TILE_OUTPUTS", outputs)
+    for name in ("TILE", "BLOCK", "SMALL", "WORTH_SHARING"):
+        monkeypatch.setattr(panels, name, max(1, weights // 64))
 
 
 @contextmanager

@@ -28,8 +28,8 @@ ORDER = """
     samplers/options sampling samplers/dry samplers/logit_bias samplers/penalties
     samplers/top_n_sigma samplers/typ_p samplers/xtc samplers/after_thought samplers/constraint
     samplers/of_file samplers writing
-    speed/machine speed/mapped speed/int8 speed/holding speed/filling speed/cache_file
-    speed/drafting speed/batching
+    speed/team speed/machine speed/mapped speed/int8 speed/panels speed/holding speed/filling
+    speed/cache_file speed/drafting speed/batching
     chat/messages chat/template chat/literals chat/tools chat/arguments chat/calls chat/tags chat/formats
     chat/reasoning chat/required chat/prompt chat/answer chat
     glass/watching glass/keeping glass/stream glass/lens glass/votes glass/changing glass llm chat/session
@@ -158,7 +158,7 @@ def test_a_plain_run_loads_the_book_and_what_its_doors_need(llama_path):
         "speed/__init__.py",
         "speed/holding.py",
         "speed/filling.py",
-        "speed/machine.py",
+        *("speed/machine.py", "speed/team.py", "speed/panels.py"),
         "cli/__init__.py",
     }
     assert wings <= allowed | {"cli/interrupt.py", "cli/options.py", "cli/command.py", "cli/report.py"}

@@ -6,13 +6,12 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
-from blocks import SMALL, TYPES, assert_same_bits, computing_with, cut_into_tiles, matrix, tensor
+from blocks import HELD, SMALL, TYPES, assert_same_bits, computing_with, cut_into_tiles, matrix, tensor
 
 from llmcore.linear import Job
 from llmcore.quants import FORMATS
 from llmcore.speed import filling
 from llmcore.speed.filling import fill
-from llmcore.speed.holding import WAYS, way_of
 from llmcore.speed.mapped import FileRows
 
 
@@ -37,12 +36,24 @@ def test_int8_loses_nothing(kind, tile, outputs, byte_order, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", TYPES)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("tile", "outputs"), SMALL)
+def test_panels_are_the_matrix_bit_for_bit(kind, tile, outputs, monkeypatch):
+    """Tensors that begin and end within a panel, or fill several."""
+    cut_into_tiles(monkeypatch, tile, outputs)
+    tensors, weights = zip(*(tensor(kind, n_out, 256) for n_out in (37, 100, 3, 1, 19)), strict=True)
+    held = matrix(list(tensors), "panels").held
+    assert held.w_PIC.shape == (5, 256, 32)
+    assert_same_bits(held.w_OI, np.concatenate(weights))
+    assert not held.w_PIC.swapaxes(1, 2).reshape(160, 256)[160:].any()  # the rest is zeros
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("way", HELD)
 def test_the_bytes_told_are_those_really_held(kind, way):
     one, _ = tensor(kind, 37, 512)
     held = matrix([one], way).held
-    if way == "float32":
-        arrays = [held.w_OI]
+    if way in ("rows", "panels"):
+        arrays = [held.w_OI if way == "rows" else held.w_PIC]
     else:
         arrays = []
         for _, piece in held.pieces:
@@ -50,13 +61,13 @@ def test_the_bytes_told_are_those_really_held(kind, way):
                 assert np.shares_memory(piece.data, one.data)
                 continue
             arrays += [piece.q_GUC, *piece.scale, *(piece.offset or ())]
-    assert way_of(way).bytes_for(one) == sum(array.nbytes for array in arrays if array is not None)
+    assert HELD[way].bytes_for(one) == sum(array.nbytes for array in arrays if array is not None)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_int8_takes_a_byte_and_a_little_for_each_weight(kind):
     one, weights = tensor(kind, 3, 512)
-    assert 1 < way_of("int8").bytes_for(one) / weights.size <= 1.3
+    assert 1 < HELD["int8"].bytes_for(one) / weights.size <= 1.3
 
 
 # Filling

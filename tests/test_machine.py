@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import signal
 import struct
 import sys
 import threading
@@ -12,7 +13,6 @@ from types import SimpleNamespace
 import pytest
 
 import llmcore
-from llmcore import threads
 from llmcore.speed import machine
 from llmcore.speed.machine import available_memory, physical_cores, use_threads
 from llmcore.threads import each, evenly, for_threads, n_threads
@@ -281,20 +281,66 @@ def test_after_an_exception_nobody_takes_up_the_rest(in_main):
 
 @pytest.mark.parametrize("n_started", [0, 1])
 def test_where_no_thread_can_be_started_fewer_do_the_work(n_started, monkeypatch):
-    use_threads(3)
-    starts, done, pool = [], [], threads._Team.pool
+    use_threads(5)
+    starts, done, start = [], [], threading.Thread.start
 
-    class Pool:
-        def submit(self, run):
-            starts.append(run)
-            if len(starts) > n_started:
-                raise RuntimeError("can't start new thread")
-            return pool.submit(run)
+    def start_some(thread):
+        starts.append(thread)
+        if len(starts) > n_started:
+            raise RuntimeError("can't start new thread")
+        start(thread)
 
-    monkeypatch.setattr(threads._Team, "pool", Pool())
+    monkeypatch.setattr(threading.Thread, "start", start_some)
     each(done.append, range(1000))
     assert sorted(done) == list(range(1000))
     assert len(starts) == n_started + 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of this kind are of Unix")
+def test_ctrl_c_at_any_moment_leaves_threads_that_work():
+    """Whenever it comes, all have stopped when it is passed on, and the next work is done."""
+    use_threads(3)
+    interrupted, running = 0, set()
+
+    def work(i):
+        running.add(i)
+        time.sleep(0.0002)
+        running.discard(i)
+
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for n in range(300):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-5 * (1 + n))
+                each(work, range(12))
+                for _ in range(100_000):  # the signal may come to another thread, which wakes nobody
+                    time.sleep(0.001)
+            except KeyboardInterrupt:
+                interrupted += 1
+            assert len(running) <= 1, "only the interrupted thread may have left its work undone"
+            running.clear()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted == 300
+    done = []
+    each(done.append, range(100))
+    assert sorted(done) == list(range(100))
+
+
+def test_threads_that_are_needed_no_more_end():
+    before = set(threading.enumerate())
+    use_threads(4)
+    each(lambda _: time.sleep(0.001), range(40))
+    with pytest.raises(ZeroDivisionError):
+        each(lambda _: 1 / 0, range(40))
+    mine = set(threading.enumerate()) - before
+    assert len(mine) == 3
+    use_threads(2)
+    end = time.monotonic() + 60
+    while any(thread.is_alive() for thread in mine) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not any(thread.is_alive() for thread in mine)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

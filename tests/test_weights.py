@@ -15,7 +15,15 @@ from rewrite import rewrite
 import llmcore
 from llmcore.loader import read_gguf
 from llmcore.quants import dequantize
+from llmcore.speed import holding
 from llmcore.speed.holding import RESERVE, choose
+
+
+@pytest.fixture(autouse=True)
+def _rows(monkeypatch):
+    """float32 matrices as they lie on most machines, so that what is said of them is the same on all."""
+    monkeypatch.setenv(holding.PANELS_VARIABLE, "0")
+
 
 
 @pytest.fixture
@@ -216,6 +224,29 @@ def test_what_latent_attention_expands_counts_in_every_way():
     for how in ("auto", "mapped"):
         with pytest.raises(MemoryError, match=r"takes 16\.0 GB as mapped, and 15\.0 GB of memory are free$"):
             choose(latent, how, 15_000_000_000)
+
+
+@pytest.mark.parametrize(
+    ("core", "asked", "panels"),
+    [
+        ("SkylakeX", None, True),
+        ("Cooperlake", None, True),
+        ("Haswell", None, False),
+        ("Zen", None, False),
+        (None, None, False),
+        ("SkylakeX", "0", False),
+        ("Haswell", "1", True),
+        ("Haswell", "yes", False),
+    ],
+)
+def test_float32_lies_in_panels_where_blas_is_good_at_them(llama_path, monkeypatch, core, asked, panels):
+    monkeypatch.setattr(holding, "blas_core", lambda: core)
+    monkeypatch.delenv("LLMCORE_PANELS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("LLMCORE_PANELS", asked)
+    llm = llmcore.load(llama_path, weights="float32")
+    assert llm.held.startswith("float32 in panels, 0.0 GB: " if panels else "float32, 0.0 GB: ")
+    assert hasattr(llm.weights.output.held, "w_PIC") == panels
 
 
 def test_a_model_says_how_it_is_held_and_why(llama_path, monkeypatch):

@@ -3,15 +3,20 @@
 A way is a module with `bytes_for(tensor)` and `empty(tensors)`, whose matrices have `multiply(x_TI)`.
 """
 
+import os
 import re
 from importlib import import_module
 from types import ModuleType
 
 from .. import linear
 from ..loader import GGUF
+from .machine import blas_core
 
 # Way -> the module that holds matrices so, fastest first.
 WAYS = {"float32": "llmcore.linear", "int8": "llmcore.speed.int8", "mapped": "llmcore.speed.mapped"}
+PANELS = "llmcore.speed.panels"  # holds float32 matrices where BLAS has kernels for small products
+PANEL_CORES = ("SkylakeX", "Cooperlake", "SapphireRapids")
+PANELS_VARIABLE = "LLMCORE_PANELS"  # 1 or 0 decides it
 WEIGHTS = ("auto", *WAYS)  # what a user may ask for; auto takes the first that fits
 RESERVE = 1 << 30  # bytes that "auto" leaves free for the cache and for reading prompts
 # No `Matrix`, so they are expanded however the rest is held: what latent attention multiplies head by head,
@@ -21,7 +26,13 @@ EXPANDED = r"blk\.\d+\.(attn_(k|v|kv)_b\.weight|ssm_conv1d\.weight|ssm_norm\.wei
 
 def way_of(name: str) -> ModuleType:
     """The module of a way; a model is loaded without those that nobody asks for."""
-    return import_module(WAYS[name])
+    return import_module(PANELS if name == "float32" and in_panels() else WAYS[name])
+
+
+def in_panels() -> bool:
+    """Whether float32 matrices lie in panels, by what BLAS is: figures are in scripts/benchmark/README.md."""
+    asked = os.environ.get(PANELS_VARIABLE)
+    return blas_core() in PANEL_CORES if asked not in ("0", "1") else asked == "1"
 
 
 def choose(file: GGUF, wanted: str, available: int | None) -> tuple[str, str]:
@@ -33,7 +44,7 @@ def choose(file: GGUF, wanted: str, available: int | None) -> tuple[str, str]:
         raise ValueError(f"weights is {wanted!r}; it must be one of {', '.join(WEIGHTS)}")
     if available is None:
         chosen = "float32" if wanted == "auto" else wanted
-        return chosen, f"{chosen}, {in_gb(bytes_needed(file, chosen))}; nobody says how much memory is free"
+        return chosen, f"{_told(chosen)}, {in_gb(bytes_needed(file, chosen))}; nobody says how much memory is free"
     free, names = f"{in_gb(available)} of memory are free", list(WAYS)
     chosen, larger = wanted, ""
     if wanted == "auto":
@@ -49,7 +60,12 @@ def choose(file: GGUF, wanted: str, available: int | None) -> tuple[str, str]:
         fit = [name for name in slower if bytes_needed(file, name) + reserve.get(name, 0) <= available]
         advice = f"; take --weights {fit[0]}" if fit else ""
         raise MemoryError(f"{file.path}: takes {in_gb(needed)} as {chosen}, and {free}{advice}")
-    return chosen, f"{chosen}, {in_gb(needed)}: {free}{larger}"
+    return chosen, f"{_told(chosen)}, {in_gb(needed)}: {free}{larger}"
+
+
+def _told(way):
+    """A way in words."""
+    return f"{way} in panels" if way == "float32" and in_panels() else way
 
 
 def in_gb(n_bytes: int) -> str:

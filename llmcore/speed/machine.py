@@ -12,13 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from .. import threads
+from .team import Team
 
 # What BLAS libraries are told their number of threads by: NumPy's OpenBLAS, others' OpenBLAS, MKL, BLIS.
 SETTERS = (
     *("scipy_openblas_set_num_threads64_", "scipy_openblas_set_num_threads", "openblas_set_num_threads64_"),
     *("openblas_set_num_threads", "MKL_Set_Num_Threads", "bli_thread_set_num_threads"),
 )
-# The same, for libraries that only listen before they are loaded (Apple's Accelerate is one).
+# What NumPy's OpenBLAS, or another, tells the kernels that it chose by.
+CORE_NAMES = (
+    *("scipy_openblas_get_corename64_", "scipy_openblas_get_corename"),
+    *("openblas_get_corename64_", "openblas_get_corename"),
+)
+# As SETTERS, for libraries that only listen before they are loaded (Apple's Accelerate is one).
 VARIABLES = (
     *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
     *("VECLIB_MAXIMUM_THREADS", "BLIS_NUM_THREADS"),
@@ -114,16 +120,31 @@ def _control_groups(root, controller):
                 yield from (folder, *(parent for parent in folder.parents if parent.is_relative_to(top)))
 
 
+def _of_blas(names):
+    """The first of these functions that NumPy's BLAS has, or None."""
+    modules = ("numpy._core._multiarray_umath", "numpy.core._multiarray_umath")
+    core: Any = next((sys.modules[name] for name in modules if name in sys.modules), None)
+    with suppress(OSError, AttributeError):  # a look-up in NumPy's module finds what that was linked with
+        library = ctypes.CDLL(core.__file__)
+        return next((getattr(library, name) for name in names if hasattr(library, name)), None)
+    return None
+
+
+@cache
+def blas_core() -> str | None:
+    """The kind of processor that NumPy's BLAS has chosen its kernels for, like "SkylakeX" or "Haswell", if it says."""
+    function = _of_blas(CORE_NAMES)
+    if function is None:
+        return None
+    function.restype = ctypes.c_char_p
+    return (function() or b"").decode("ascii", "replace")
+
+
 @cache
 def _blas_setter() -> Callable[[int], object] | None:
     """The function that tells NumPy's BLAS its number of threads; None where nobody knows one."""
-    names = ("numpy._core._multiarray_umath", "numpy.core._multiarray_umath")
-    core: Any = next((sys.modules[name] for name in names if name in sys.modules), None)
-    with suppress(OSError, AttributeError):  # a look-up in NumPy's module finds what that was linked with
-        library = ctypes.CDLL(core.__file__)
-        for name in SETTERS:
-            if hasattr(library, name):
-                return getattr(library, name)
+    if function := _of_blas(SETTERS):
+        return function
     with suppress(ImportError):  # the extra llmcore[threads] knows more libraries; it looks for 20 ms
         from threadpoolctl import ThreadpoolController
 
@@ -148,7 +169,9 @@ def use_threads(n: int | None = None) -> bool:
             what = f"NumPy's BLAS here cannot be told to use {n} threads"
             warnings.warn(f"{what}; set {VARIABLES[0]} before Python starts", stacklevel=3)
         return told
-    threads.use(wanted, setter)
+    setter(wanted)
+    if wanted != threads.n_threads():
+        threads.use(wanted, Team(wanted, setter).share)
     return True
 
 

@@ -1,0 +1,113 @@
+"""float32 matrices in panels of 32 outputs: the fastest way where BLAS has kernels for small products.
+
+BLAS rewrites a matrix before it multiplies more than one row by it, at every call, which takes as long as to
+read it two or three times. OpenBLAS's kernels for AVX-512 do without in products of up to a million
+multiply-adds. A panel is so narrow that its product with some rows is such a small one, and lies in one piece,
+which is also the fastest to read: eight rows take hardly longer than one.
+
+Shape key: T new tokens, I in, O out, P panels, C outputs of a panel.
+"""
+
+from dataclasses import dataclass
+from itertools import accumulate
+from math import prod
+
+import numpy as np
+
+from ..linear import Job, cut
+from ..loader import Tensor
+from ..quants import dequantize
+from ..threads import each, evenly, n_threads
+
+WIDTH = 32  # outputs of a panel: two registers of 16 floats
+SMALL = 10**6  # multiply-adds of the largest product that is not rewritten (gemm_small_matrix_permit)
+MOST_ROWS = 48  # multiplied at a time
+FEW_ROWS = 16  # the panels of a thread are multiplied by them at once: they are read from memory once
+BLOCK = 1 << 17  # weights that stay in the cache while more rows are multiplied by them
+WORTH_SHARING = 1 << 17  # multiply-adds that take longer than to wake a thread
+TILE = 1 << 18  # weights expanded and transposed at a time
+PAD = 16  # floats between the rows of what is transposed
+
+
+@dataclass(frozen=True)
+class Panels:
+    """A matrix in panels; the last one is filled up with zeros."""
+
+    w_PIC: np.ndarray
+    n_out: int
+
+    @property
+    def w_OI(self) -> np.ndarray:
+        """The matrix as the file has it, copied."""
+        return self.w_PIC.swapaxes(1, 2).reshape(-1, self.w_PIC.shape[1])[: self.n_out].copy()
+
+    def multiply(self, x_TI: np.ndarray) -> np.ndarray:
+        """x W^T; (T, in) -> (T, out)."""
+        T, (P, I, C) = len(x_TI), self.w_PIC.shape
+        # The product with a single row would be of another kind, which reads more slowly.
+        x_TI = np.concatenate([x_TI, x_TI]) if T == 1 else np.ascontiguousarray(x_TI)
+        y_TPC = np.empty((len(x_TI), P, C), np.float32)
+        if T * P * I * C < WORTH_SHARING:
+            self._multiply(x_TI, y_TPC, slice(0, P))
+        else:
+            n_parts = n_threads() if T <= FEW_ROWS else -(-P * I * C // BLOCK)
+            each(lambda panels: self._multiply(x_TI, y_TPC, panels), evenly(P, n_parts))
+        return y_TPC.reshape(len(x_TI), P * C)[:T, : self.n_out]
+
+    def _multiply(self, x_TI, y_TPC, panels):
+        """The outputs of some panels, in products that are small: some rows, and of long rows a run at a time."""
+        w_PIC, (T, I) = self.w_PIC[panels], x_TI.shape
+        n_rows = min(T, MOST_ROWS)
+        n_runs = -(-I * n_rows * WIDTH // SMALL)
+        if n_runs > 1 and n_rows > FEW_ROWS:
+            n_rows = FEW_ROWS
+            n_runs = -(-I * n_rows * WIDTH // SMALL)
+        for t in range(0, T, n_rows):
+            y_PTC = y_TPC[t : t + n_rows, panels].swapaxes(0, 1)
+            for i, run in enumerate(evenly(I, n_runs)):
+                x_TR, w_PRC = x_TI[t : t + n_rows, run], w_PIC[:, run]
+                if i == 0:
+                    np.matmul(x_TR, w_PRC, out=y_PTC)
+                else:
+                    y_PTC += x_TR @ w_PRC
+
+
+def bytes_for(tensor: Tensor) -> int:
+    """The memory that a matrix of the file takes."""
+    return 4 * tensor.shape[1] * -(-tensor.shape[0] // WIDTH) * WIDTH
+
+
+def empty(tensors: list[Tensor]) -> tuple[Panels, list[Job]]:
+    """Room for matrices (out, in) of the file, side by side by their outputs, and jobs to fill it."""
+    starts = list(accumulate((tensor.shape[0] for tensor in tensors), initial=0))
+    w_PIC = np.empty((-(-starts[-1] // WIDTH), tensors[0].shape[1], WIDTH), np.float32)
+    w_PIC[-1, :, (starts[-1] - 1) % WIDTH + 1 :] = 0
+    jobs = [
+        job for tensor, start in zip(tensors, starts, strict=False) for job in fill_jobs(tensor, w_PIC, start)
+    ]
+    return Panels(w_PIC, starts[-1]), jobs
+
+
+def fill_jobs(tensor: Tensor, w_PIC: np.ndarray, start: int) -> list[Job]:
+    """Jobs that expand a matrix of the file into the panels, from output `start` on."""
+
+    def job(part):
+        data = tensor.data[part]
+        return Job(lambda: _fill(tensor, data, w_PIC, start + part.start), data)
+
+    return [job(part) for part in cut(*tensor.shape)]
+
+
+def _fill(tensor, data, w_PIC, start):
+    """Expand some rows of a matrix, a tile at a time, and transpose them into the panels from `start` on."""
+    I, at = w_PIC.shape[1], 0
+    while at < len(data):
+        p, c = divmod(start + at, WIDTH)
+        n = min(WIDTH - c, len(data) - at)  # outputs in each of some panels: fewer than WIDTH in a part of one
+        n_panels = max(1, min((len(data) - at) // WIDTH, TILE // (WIDTH * I))) if n == WIDTH else 1
+        w_CI = dequantize(data[at : at + n_panels * n], tensor.type, tensor.byte_order)
+        # Without a gap between rows a column falls on few sets of the cache: transposing is twice as slow.
+        padded_PCI = np.empty((n_panels, n, I + PAD), np.float32)[:, :, :I]
+        padded_PCI[...] = w_CI.reshape(n_panels, n, I)
+        w_PIC[p : p + n_panels, :, c : c + n] = padded_PCI.swapaxes(1, 2)
+        at += n_panels * n
