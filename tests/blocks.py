@@ -113,8 +113,9 @@ def matrix(tensors, way, bias=None):
 def cut_into_tiles(monkeypatch, weights, outputs):
     """Let tiles have so many weights, and at least so many outputs; panels come to 1/64 of that at a time."""
     monkeypatch.setattr("llmcore.linear.TILE", weights)
-    monkeypatch.setattr("llmcore.speed.int8.TILE", weights)
-    monkeypatch.setattr("llmcore.speed.int8.TILE_OUTPUTS", outputs)
+    monkeypatch.setattr(int8, "TILE", weights)
+    monkeypatch.setattr(int8, "FLOATS", weights)
+    monkeypatch.setattr(int8, "TILE_OUTPUTS", outputs)
     for name in ("TILE", "BLOCK", "SMALL", "WORTH_SHARING"):
         monkeypatch.setattr(panels, name, max(1, weights // 64))
 

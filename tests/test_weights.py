@@ -25,7 +25,6 @@ def _rows(monkeypatch):
     monkeypatch.setenv(holding.PANELS_VARIABLE, "0")
 
 
-
 @pytest.fixture
 def changed(llama_path, tmp_path):
     """The path of the reference model, with changes."""

@@ -44,7 +44,10 @@ def choose(file: GGUF, wanted: str, available: int | None) -> tuple[str, str]:
         raise ValueError(f"weights is {wanted!r}; it must be one of {', '.join(WEIGHTS)}")
     if available is None:
         chosen = "float32" if wanted == "auto" else wanted
-        return chosen, f"{_told(chosen)}, {in_gb(bytes_needed(file, chosen))}; nobody says how much memory is free"
+        return (
+            chosen,
+            f"{_told(chosen)}, {in_gb(bytes_needed(file, chosen))}; nobody says how much memory is free",
+        )
     free, names = f"{in_gb(available)} of memory are free", list(WAYS)
     chosen, larger = wanted, ""
     if wanted == "auto":

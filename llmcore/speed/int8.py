@@ -11,13 +11,17 @@ from math import prod
 import numpy as np
 
 from ..formats import Scales
-from ..linear import TILE, Job, cut
+from ..linear import Job
 from ..loader import Tensor
 from ..quants import FORMATS, unpack
+from ..threads import evenly, for_threads
 from . import mapped
 from .mapped import scratch
 
-TILE_OUTPUTS = 512  # at least, in a tile: shorter inner loops would cost more to start than to run
+TILE = 1 << 19  # weights of a tile
+TILE_OUTPUTS = 256  # at least, in a tile: shorter inner loops would cost more to start than to run
+FLOATS = 1 << 19  # integers that become floats at a time
+FEW_ROWS = 16  # up to so many are multiplied by integers
 TRANSPOSED_TOGETHER = 256  # inputs of a tile, so that they stay in the cache
 CACHE_LINE = 64  # bytes
 
@@ -33,24 +37,23 @@ class Tile:
     def multiply_into(self, x_TI: np.ndarray, y_TC: np.ndarray) -> None:
         """y = x W^T; the integers become floats in the cache, some groups at a time.
 
-        With w = q s + o in each group, y = sum over groups of s (x . q) + o (sum of x): for one row the
-        integers need not be multiplied by their scales one by one, which takes half as long. For more rows
-        one large product is faster.
+        With w = q s + o in each group, y = sum over groups of s (x . q) + o (sum of x): for a few rows the
+        integers need not be multiplied by their scales one by one, which takes as long as all the rest.
         """
         T, (G, U, C) = len(x_TI), self.q_GUC.shape
         scale_GC = self.scale.product().reshape(G, C)
-        step = max(1, TILE // (U * C))
+        x_GTU = x_TI.reshape(T, G, U).swapaxes(0, 1)
+        step = max(1, FLOATS // (U * C))
         for g in range(0, G, step):
             q_GUC = self.q_GUC[g : g + step]
             w_GUC = scratch(*q_GUC.shape)
             w_GUC[...] = q_GUC
-            x_TR = x_TI[:, g * U : (g + len(q_GUC)) * U]
-            if T == 1:
-                dots_GC = (x_TR.reshape(-1, 1, U) @ w_GUC)[:, 0]
-                product_TC = np.einsum("gc,gc->c", dots_GC, scale_GC[g : g + step])
+            if T <= FEW_ROWS:
+                dots_GTC = x_GTU[g : g + step] @ w_GUC
+                product_TC = np.einsum("gtc,gc->tc", dots_GTC, scale_GC[g : g + step])
             else:
                 w_GUC *= scale_GC[g : g + step, None]
-                product_TC = x_TR @ w_GUC.reshape(-1, C)
+                product_TC = x_TI[:, g * U : (g + len(q_GUC)) * U] @ w_GUC.reshape(-1, C)
             if g == 0:
                 y_TC[...] = product_TC
             else:
@@ -93,7 +96,7 @@ def tiles(tensor: Tensor) -> tuple[list[tuple[slice, Tile]], list[Job]]:
         return Scales(np.empty((B, 1, C), np.float32), np.empty((B, K, C), np.int8) if K > 1 else None)
 
     tiles, jobs = [], []
-    for part in cut(n_out, n_in, TILE_OUTPUTS):
+    for part in evenly(n_out, for_threads(-(-n_out // max(TILE_OUTPUTS, TILE // n_in)))):
         C, rows = part.stop - part.start, mapped.rows_of(tensor, part)
         q_GUC = q[part.start * n_in : part.stop * n_in].reshape(B * K, U, C)
         tile = Tile(q_GUC, scales(C), scales(C) if form.has_offset else None)

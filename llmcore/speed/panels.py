@@ -103,7 +103,9 @@ def _fill(tensor, data, w_PIC, start):
     I, at = w_PIC.shape[1], 0
     while at < len(data):
         p, c = divmod(start + at, WIDTH)
-        n = min(WIDTH - c, len(data) - at)  # outputs in each of some panels: fewer than WIDTH in a part of one
+        n = min(
+            WIDTH - c, len(data) - at
+        )  # outputs in each of some panels: fewer than WIDTH in a part of one
         n_panels = max(1, min((len(data) - at) // WIDTH, TILE // (WIDTH * I))) if n == WIDTH else 1
         w_CI = dequantize(data[at : at + n_panels * n], tensor.type, tensor.byte_order)
         # Without a gap between rows a column falls on few sets of the cache: transposing is twice as slow.
