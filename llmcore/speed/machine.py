@@ -132,7 +132,7 @@ def _of_blas(names):
 
 @cache
 def blas_core() -> str | None:
-    """The kind of processor that NumPy's BLAS has chosen its kernels for, like "SkylakeX" or "Haswell", if it says."""
+    """The processor that NumPy's BLAS has chosen its kernels for, "SkylakeX" or "Haswell"; None if unknown."""
     function = _of_blas(CORE_NAMES)
     if function is None:
         return None

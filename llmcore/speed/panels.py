@@ -2,15 +2,14 @@
 
 BLAS rewrites a matrix before it multiplies more than one row by it, at every call, which takes as long as to
 read it two or three times. OpenBLAS's kernels for AVX-512 do without in products of up to a million
-multiply-adds. A panel is so narrow that its product with some rows is such a small one, and lies in one piece,
-which is also the fastest to read: eight rows take hardly longer than one.
+multiply-adds. A panel is so narrow that its product with some rows is such a small one, and it lies in one
+piece, which is the fastest to read as well: eight rows take hardly longer than one.
 
 Shape key: T new tokens, I in, O out, P panels, C outputs of a panel.
 """
 
 from dataclasses import dataclass
 from itertools import accumulate
-from math import prod
 
 import numpy as np
 
@@ -43,28 +42,28 @@ class Panels:
 
     def multiply(self, x_TI: np.ndarray) -> np.ndarray:
         """x W^T; (T, in) -> (T, out)."""
-        T, (P, I, C) = len(x_TI), self.w_PIC.shape
+        T, (P, n_in, C) = len(x_TI), self.w_PIC.shape
         # The product with a single row would be of another kind, which reads more slowly.
         x_TI = np.concatenate([x_TI, x_TI]) if T == 1 else np.ascontiguousarray(x_TI)
         y_TPC = np.empty((len(x_TI), P, C), np.float32)
-        if T * P * I * C < WORTH_SHARING:
+        if T * P * n_in * C < WORTH_SHARING:
             self._multiply(x_TI, y_TPC, slice(0, P))
         else:
-            n_parts = n_threads() if T <= FEW_ROWS else -(-P * I * C // BLOCK)
+            n_parts = n_threads() if T <= FEW_ROWS else -(-P * n_in * C // BLOCK)
             each(lambda panels: self._multiply(x_TI, y_TPC, panels), evenly(P, n_parts))
         return y_TPC.reshape(len(x_TI), P * C)[:T, : self.n_out]
 
     def _multiply(self, x_TI, y_TPC, panels):
-        """The outputs of some panels, in products that are small: some rows, and of long rows a run at a time."""
-        w_PIC, (T, I) = self.w_PIC[panels], x_TI.shape
+        """The outputs of some panels, in small products: some rows at a time, and of long rows a run."""
+        w_PIC, (T, n_in) = self.w_PIC[panels], x_TI.shape
         n_rows = min(T, MOST_ROWS)
-        n_runs = -(-I * n_rows * WIDTH // SMALL)
+        n_runs = -(-n_in * n_rows * WIDTH // SMALL)
         if n_runs > 1 and n_rows > FEW_ROWS:
             n_rows = FEW_ROWS
-            n_runs = -(-I * n_rows * WIDTH // SMALL)
+            n_runs = -(-n_in * n_rows * WIDTH // SMALL)
         for t in range(0, T, n_rows):
             y_PTC = y_TPC[t : t + n_rows, panels].swapaxes(0, 1)
-            for i, run in enumerate(evenly(I, n_runs)):
+            for i, run in enumerate(evenly(n_in, n_runs)):
                 x_TR, w_PRC = x_TI[t : t + n_rows, run], w_PIC[:, run]
                 if i == 0:
                     np.matmul(x_TR, w_PRC, out=y_PTC)
@@ -100,16 +99,14 @@ def fill_jobs(tensor: Tensor, w_PIC: np.ndarray, start: int) -> list[Job]:
 
 def _fill(tensor, data, w_PIC, start):
     """Expand some rows of a matrix, a tile at a time, and transpose them into the panels from `start` on."""
-    I, at = w_PIC.shape[1], 0
+    n_in, at = w_PIC.shape[1], 0
     while at < len(data):
         p, c = divmod(start + at, WIDTH)
-        n = min(
-            WIDTH - c, len(data) - at
-        )  # outputs in each of some panels: fewer than WIDTH in a part of one
-        n_panels = max(1, min((len(data) - at) // WIDTH, TILE // (WIDTH * I))) if n == WIDTH else 1
+        n = min(WIDTH - c, len(data) - at)  # outputs in each of some panels, or in a part of one
+        n_panels = max(1, min((len(data) - at) // WIDTH, TILE // (WIDTH * n_in))) if n == WIDTH else 1
         w_CI = dequantize(data[at : at + n_panels * n], tensor.type, tensor.byte_order)
         # Without a gap between rows a column falls on few sets of the cache: transposing is twice as slow.
-        padded_PCI = np.empty((n_panels, n, I + PAD), np.float32)[:, :, :I]
-        padded_PCI[...] = w_CI.reshape(n_panels, n, I)
+        padded_PCI = np.empty((n_panels, n, n_in + PAD), np.float32)[:, :, :n_in]
+        padded_PCI[...] = w_CI.reshape(n_panels, n, n_in)
         w_PIC[p : p + n_panels, :, c : c + n] = padded_PCI.swapaxes(1, 2)
         at += n_panels * n
