@@ -132,7 +132,7 @@ def _of_blas(names):
 
 @cache
 def blas_core() -> str | None:
-    """The processor that NumPy's BLAS has chosen its kernels for, "SkylakeX" or "Haswell"; None if unknown."""
+    """The processor that NumPy's BLAS chose its kernels for, "SkylakeX" or "Haswell"; None if unknown."""
     function = _of_blas(CORE_NAMES)
     if function is None:
         return None
