@@ -25,6 +25,9 @@ from training import grammar
 from training.corpus import sentences
 
 import llmcore
+from llmcore.glass.page import write_page
+from llmcore.glass.page.scenes import wanted
+from llmcore.glass.recording import record
 from llmcore.ops import log_softmax
 
 TYPES = ("Q8_0", "Q4_0", "Q4_K")
@@ -88,6 +91,18 @@ def tell(args) -> None:
     picture = args.out / "story.png"
     draw(curve, results, picture)
     print(f"wrote {picture}")
+    page = explain(models[-1], args.out / "story.html")
+    print(f"wrote {page}: one sentence of m_final, followed number by number")
+
+
+def explain(model: Path, page: Path) -> Path:
+    """The page on which the last model's next words are followed, after two words of the grammar."""
+    llm, file = llmcore.load(model), llmcore.loader.read_gguf(model)
+    words = sentences("page", 1)[0].split()[:2]
+    ids = [llm.tokenizer.bos_id, *llm.tokenizer.encode(" ".join(words), add_special=False)]
+    run = record(llm, file, ids, wanted(), max_tokens=4, seed=0, sampling=llm.sampling(temperature=1.0))
+    write_page(run, page)
+    return page
 
 
 def read_curve(path: Path) -> dict[str, np.ndarray]:

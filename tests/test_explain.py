@@ -31,7 +31,7 @@ from llmcore.glass.recording import BETWEEN, record, rows_of
 from llmcore.loader import read_gguf
 from llmcore.mixers.step import NOBODY
 from llmcore.quants import dequantize
-from llmcore.samplers.options import Sampling
+from llmcore.samplers.options import SEQUENCE, Sampling
 from llmcore.sampling import Text, sample
 from llmcore.tokenizers.vocabulary import USER_DEFINED
 
@@ -360,6 +360,8 @@ def test_languages_have_the_same_texts():
                     assert "n" in places(text), where
                 assert places(text) == places(english[name][key]), where
                 assert terms(text) <= {*table["glossary"]}, where
+    filters = {*SEQUENCE, "logit_bias", "constraint"}
+    assert {f"filter_{name}" for name in filters} <= {*english["choice"]}
     assert {*english["words"]} == {*english["glossary"]}
     used = {
         key

@@ -32,6 +32,9 @@ def test_the_whole_chain_in_a_few_steps(tmp_path, monkeypatch, capsys):
     for part in ("TRAINING", "INFERENCE", "QUANTIZATION", "m_1", "m_final", "Q8_0", "Q4_0", "Q4_K", "floor"):
         assert part in out
     assert (tmp_path / "story.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "story.html").read_text(encoding="utf-8")
+    assert '"model":"m_final"' in page
+    assert f"wrote {tmp_path / 'story.html'}" in out
     sizes = {path.name: path.stat().st_size for path in tmp_path.glob("m_*.gguf")}
     assert len({sizes[f"m_{i}.gguf"] for i in (1, 2, 3, 4, "final")}) == 1
     assert sizes["m_final-Q4_K.gguf"] < sizes["m_final-Q8_0.gguf"] < sizes["m_final.gguf"]

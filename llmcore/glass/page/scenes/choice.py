@@ -47,7 +47,7 @@ def code(run: Run) -> list:
 
 def told(run: Run, name: str) -> str:
     """The value that says most of a rarer filter."""
-    return str(getattr(run.sampling, OPTIONS.get(name, name)))
+    return str(getattr(run.sampling, OPTIONS.get(name, name), ""))
 
 
 def stages_of(run: Run) -> list[dict]:

@@ -21,6 +21,8 @@ def part(run: Run) -> dict | None:
 def choices(run: Run, row: int) -> dict | None:
     """The tokens to choose from after a row: three of the model's, and the one that came in the text."""
     tokenizer, came = run.llm.tokenizer, run.targets[row]
+    if run.chat and not is_text(tokenizer, run.ids[run.rows[row]]):
+        return None  # what the chat template puts around a message is no guess
     likely = [int(i) for i in candidates(run)[row]["ids"] if is_text(tokenizer, int(i))]
     if not is_text(tokenizer, came) or len(likely) <= PLACES[-1]:
         return None

@@ -60,7 +60,7 @@ function scene(data, state, el, t) {
     requestAnimationFrame(shade);
     grid.shade = shade;
     PICTURES.add(Object.defineProperty(grid, "paint", {value: shade}));
-    fill(lead, t("packed", {bytes: strong(block.bytes.length), n: strong(n), bits: strong(short(block.bits_each))}));
+    fill(lead, t("packed", {bytes: strong(block.bytes.length), n, bits: strong(short(block.bits_each))}));
     return [
       h("div", {class: "panel"}, h("div", {class: "fields"}, fields), formula, unitLine, grid,
         h("p", {class: "small"}, t("where", {tensor: h("code", null, visible(block.tensor)), type: block.type, from: num(block.start), to: num(block.start + block.bytes.length - 1)}), " ",

@@ -83,7 +83,7 @@ function details(summary, ...kids) {
 
 // A table of cells; numbers go to the right. Rows are arrays of text or nodes.
 function table(caption, heads, rows, extra = "") {
-  const number = (kid) => (typeof kid === "string" && /^[<+-]?[\d.,\s\u00a0]+(%|e[+-]?\d+)?$/.test(kid) ? "n" : null);
+  const number = (kid) => (typeof kid === "string" && /^[<>+-]?[\d.,\s\u00a0]+(%|e[+-]?\d+)?$/.test(kid) ? "n" : null);
   const cell = (kid) => h("td", {class: number(kid)}, kid);
   const right = (i) => (rows.length && rows.every((cells) => cells[i] === "" || number(cells[i])) ? "n" : null);
   return h("div", {class: "scroll", tabindex: 0, role: "region", "aria-label": caption},

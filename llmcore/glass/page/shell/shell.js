@@ -82,7 +82,7 @@ function build() {
     }
     section.append(el);
     main.append(section);
-    if (counted) nav.append(h("button", {type: "button", onclick: () => jump(name)}, t("nav")));
+    if (counted) nav.append(h("button", {type: "button", data: {scene: name}, onclick: () => jump(name)}, t("nav")));
     updates.push(SCENES[name].scene(DATA, state, el, t) || (() => {}));
     const code = codeOf(name);
     if (code) section.append(code);
@@ -125,6 +125,17 @@ function check() {
   document.documentElement.dataset.checks = Object.values(found).every((ok) => ok) ? "ok" : "failed";
 }
 
+// The scene in view is marked in the bar.
+function markScenes() {
+  const buttons = document.querySelectorAll("nav button");
+  const inView = new Set();
+  const watcher = new IntersectionObserver((seen) => {
+    for (const {target, isIntersecting} of seen) inView[isIntersecting ? "add" : "delete"](target.id);
+    buttons.forEach((one) => (inView.has(one.dataset.scene) ? one.setAttribute("aria-current", "true") : one.removeAttribute("aria-current")));
+  }, {rootMargin: "-40% 0px -55% 0px"});
+  document.querySelectorAll("section").forEach((section) => watcher.observe(section));
+}
+
 function begin() {
   document.title = TEXT.page.plain("page_title", {model: spaced(visible(DATA.run.model))});
   document.getElementById("skip").textContent = TEXT.page.plain("skip");
@@ -137,6 +148,7 @@ function begin() {
   check();
   follow();
   fill(document.getElementById("foot"), glossary(), h("p", null, TEXT.page("made")));
+  markScenes();
   document.addEventListener("keydown", keys);
   window.addEventListener("hashchange", () => go(readFragment()));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);

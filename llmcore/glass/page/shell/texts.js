@@ -10,7 +10,7 @@ const IDS = arr(DATA.run.ids), ROWS = arr(DATA.run.rows), COLUMNS = arr(DATA.run
 // A number with grouped thousands; with `digits` so many after the point.
 function num(x, digits = 0) {
   const text = new Intl.NumberFormat(LANGUAGE, {minimumFractionDigits: digits, maximumFractionDigits: digits,
-    useGrouping: Math.abs(x) >= 10000 || LANGUAGE === "en"}).format(x);
+    useGrouping: Math.abs(x) >= 10000 || LANGUAGE === "en"}).format(x === 0 ? 0 : x);
   return text.replace("−", "-");
 }
 
@@ -27,6 +27,7 @@ function signed(x, digits = 2) {
 // A share of 1 as a percentage, with as many digits as say something.
 function percent(p) {
   const x = 100 * p;
+  if (x > 99.5 && x < 100) return x < 99.95 ? `${num(x, 1)}%` : `>${num(99.9, 1)}%`;
   if (x === 0 || x >= 9.95) return `${num(x)}%`;
   if (x < 0.05) return `<${num(0.1, 1)}%`;
   return `${num(x, 1)}%`;
@@ -34,7 +35,8 @@ function percent(p) {
 
 // A large count as people say it: 135 million.
 function large(n) {
-  return new Intl.NumberFormat(LANGUAGE, {notation: "compact", compactDisplay: "long", maximumSignificantDigits: 3}).format(n);
+  const compactDisplay = LANGUAGE === "en" ? "long" : "short";  // a word would have to be inflected
+  return new Intl.NumberFormat(LANGUAGE, {notation: "compact", compactDisplay, maximumSignificantDigits: 3}).format(n);
 }
 
 function bytes(n) {
@@ -67,6 +69,8 @@ function said(text, values) {
     } else if (part.startsWith("[[")) {
       const [shown, name] = part.slice(2, -2).split("|");
       out.append(term(shown, name || shown));
+    } else if (/^[.,;:!?)]/.test(part) && out.lastElementChild && out.lastChild === out.lastElementChild) {
+      out.append(h("span", {class: "glued"}, out.lastChild, part[0]), part.slice(1));  // no line ends between them
     } else if (part) out.append(part);
   }
   return out;
