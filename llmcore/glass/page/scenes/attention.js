@@ -281,7 +281,7 @@ function howOrder(part, t) {
 function asTable(part, layers, t) {
   const {layer, head} = chosen(part, layers), shares = sharesAt(part, layer, head, state.t);
   if (!shares) return h("p", {class: "small"}, t("not_kept", {n: ROWS.length - part.start}));
-  return table(t.plain("as_table"), [t("head_position"), t("head_token"), t("head_share")],
+  return table(tableName(t), [t("head_position"), t("head_token"), t("head_share")],
     Array.from(shares, (share, c) => [COLUMNS[c] < 0 ? "…" : String(COLUMNS[c]), chipAt(COLUMNS[c]), percent(share)]));
 }
 

@@ -3,7 +3,7 @@
 function scene(data, state, el, t) {
   const part = data.experts, layers = Object.keys(part.layers).map(Number), choose = layerSlider(layers);
   const say = h("div", {class: "say"}), map = grid(part, layers, say, t), notice = h("p", {class: "notice"}), title = h("h3", null), router = h("div");
-  const more = fold(t("as_table"), () => table(t.plain("as_table"), [t("head_layer"), t("head_experts")], layers.map((i) => [String(i), chosenText(part.layers[i])])));
+  const more = fold(t("as_table"), () => table(tableName(t), [t("head_layer"), t("head_experts")], layers.map((i) => [String(i), chosenText(part.layers[i])])));
   const first = part.layers[layers[0]];
   fill(el, h("p", {class: "lead"}, t("intro", {n: first.count, used: first.used})), first.shared ? h("p", null, t("shared")) : null,
     h("div", {class: "panel"}, map, say, h("p", {class: "small"}, t("caption"))), notice, h("div", {class: "panel"}, title, choose, router), more);

@@ -4,7 +4,7 @@ function scene(data, state, el, t) {
   const part = data.latent, layers = Object.keys(part.kept).map(Number), choose = layerSlider(layers), say = h("div", {class: "say"}), map = rowsOf(part, layers, say, t);
   const whole = part.heads * (part.key + part.value), small = part.rank + part.position, title = h("h3", null), caption = h("p", {class: "small"});
   fill(el, h("p", {class: "lead"}, t("intro", {n: small, heads: part.heads})),
-    h("div", {class: "panel"}, h("div", {class: "bars"}, [h("span", null, t("usual")), bar(1, "head"), h("span", {class: "figure"}, t("usual_text", {heads: part.heads, key: part.key, value: part.value, n: strong(whole)})),
+    h("div", {class: "panel"}, h("div", {class: "bars heads"}, [h("span", null, t("usual")), bar(1, "head"), h("span", {class: "figure"}, t("usual_text", {heads: part.heads, key: part.key, value: part.value, n: strong(whole)})),
       h("span", null, t("latent")), bar(small / whole, "attention"), h("span", {class: "figure"}, t("latent_text", {rank: part.rank, position: part.position, n: strong(small)}))])),
     whole > small ? h("p", {class: "notice"}, t("notice", {times: num(whole / small, 1)})) : null, h("div", {class: "panel"}, title, choose, map, say, caption), h("p", {class: "small"}, t("never_made")));
   return () => {

@@ -152,6 +152,6 @@ function heatMap(part, t, say) {
 
 function sizesTable(data, t) {
   const part = data.layer, sizes = arr(part.sizes), added = arr(part.added);
-  return table(t.plain("as_table"), [t("piece_head"), t("added_head"), t("size_head")], part.points.map(([piece, layer], p) =>
+  return table(tableName(t), [t("piece_head"), t("added_head"), t("size_head")], part.points.map(([piece, layer], p) =>
     [pieceName(piece, layer), size(row(added, p)[state.t]), size(row(sizes, p)[state.t])]));
 }

@@ -156,7 +156,7 @@ function laneText(part, one, t) {
 
 function asTable(part, one, t) {
   const left = leftAt(part, one, state.t), read = readAt(part, one, state.t), sizes = arr(one.size), written = arr(one.written);
-  return table(t.plain("as_table"), [t("head_token"), t("head_written"), t("head_size"), t("head_left"), t("head_read")],
+  return table(tableName(t), [t("head_token"), t("head_written"), t("head_size"), t("head_left"), t("head_read")],
     Array.from(sizes, (x, r) => [chipAt(ROWS[r]), size(written[r]), size(x), left && r < left.length ? percent(left[r]) : "", read && r < left.length ? signedShare(read[r + (r ? GAP_M : 0)]) : ""]));
 }
 

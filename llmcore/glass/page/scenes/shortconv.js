@@ -3,7 +3,7 @@
 function scene(data, state, el, t) {
   const part = data.shortconv, layers = Object.keys(part.layers).map(Number), W = part.tokens_seen, choose = layerSlider(layers);
   const map = overview(part, layers, t), title = h("h3", null), other = h("p", {class: "small"}), tokens = h("div"), notice = h("p", {class: "notice"});
-  const more = fold(t("as_table"), () => table(t.plain("as_table"), [t("head_layer"), ...Array.from({length: W}, (_, w) => t("back", {n: W - 1 - w})), t("head_enters"), t("head_leaves")],
+  const more = fold(t("as_table"), () => table(tableName(t), [t("head_layer"), ...Array.from({length: W}, (_, w) => t("back", {n: W - 1 - w})), t("head_enters"), t("head_leaves")],
     layers.map((one) => [String(one), ...Array.from(row(arr(part.layers[one]), state.t), (x, i) => (i < W ? signedShare(x) : num(x, 3)))])));
   el.append(h("p", {class: "lead"}, t("intro", {n: W})), h("p", null, t("gates")), h("div", {class: "panel"}, map, h("p", {class: "small"}, t("overview", {n: W}))),
     h("div", {class: "panel"}, title, choose, other, tokens, notice), more, h("p", {class: "small"}, t("kept", {n: W - 1, width: part.width})));

@@ -28,7 +28,7 @@ function piecesAt(part, at) {
 
 function kindsOf(part, t) {
   const seen = new Map();
-  part.points.forEach(([piece, layer]) => seen.set(inkOf(piece, layer), piece === "mixer" ? (inkOf(piece, layer) === "attention" ? "attention" : "state") : piece));
+  part.points.forEach(([piece, layer]) => seen.set(inkOf(piece, layer), piece === "mixer" ? (inkOf(piece, layer) !== "attention" ? "state" : DATA.layer.mixers[layer].length > 1 ? "both" : "attention") : piece));
   return [...seen].map(([color, key]) => h("li", null, h("span", {class: "swatch", css: {background: `var(--${color})`}}), t(`kind_${key}`)));
 }
 
@@ -76,7 +76,7 @@ function noticeOf(data, values, at, t) {
 
 function allOf(part, at, t) {
   const both = (p) => row(arr(part.pieces), p, at), {target, other} = here();
-  return table(t.plain("as_table"), [t("head_piece"), [t("head_for"), " ", chip(target)], [t("head_for"), " ", chip(other)], t("head_difference")],
+  return table(tableName(t), [t("head_piece"), [t("head_for"), " ", chip(target)], [t("head_for"), " ", chip(other)], t("head_difference")],
     part.points.map(([piece, layer], p) => [pieceName(piece, layer), signed(both(p)[0], 3), signed(both(p)[1], 3), signed(both(p)[0] - both(p)[1], 3)]));
 }
 

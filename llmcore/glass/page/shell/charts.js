@@ -13,6 +13,9 @@ function fold(summary, make) {
   return el;
 }
 
+// What a scene's table is called: each of a page has a name of its own.
+const tableName = (t, key = "as_table") => `${t.plain("title")} ${t.plain(key)}`;
+
 // The colour of a piece of the stream: of what kind it is, always the same.
 function inkOf(piece, layer) {
   if (piece === "ffn") return "ffn";
@@ -178,4 +181,4 @@ function forWhom() {
 }
 
 // A share that may be below 0: "-12%".
-const signedShare = (x) => (x < 0 ? `-${percent(-x)}` : percent(x));
+const signedShare = (x) => (Math.abs(x) < 5e-4 ? percent(0) : x < 0 ? `-${percent(-x)}` : percent(x));
