@@ -35,6 +35,7 @@ ORDER = """
     glass/watching glass/keeping glass/stream glass/lens glass/votes glass/changing glass llm chat/session
     cli/interrupt cli/options cli/report cli/command cli/inspect cli/hub cli/get cli/batch
     cli/requests cli/responses cli/lines cli/journal cli/fleet cli/jobs cli/chat
+    serve/rendering
     serve/metrics serve/prefixes serve/texts serve/engine serve/answers serve/requests serve/replies
     serve/guard serve/jobs serve/embeddings serve/app serve/command
     chat/__main__ generate cli/lens
@@ -55,7 +56,7 @@ DOORS = {"llm": {"speed", "chat", "glass"}, "generate": {"cli", "chat"}, "__main
 OPTIONAL = {"chat/template": {"jinja2"}, "cli/hub": {"huggingface_hub"}, "speed/machine": {"threadpoolctl"}}
 OPTIONAL |= {"cli/lines": {"pyarrow"}, "cli/fleet": {"ray"}}
 OPTIONAL |= {f"serve/{room}": {"starlette"} for room in ("guard", "embeddings", "app")}
-OPTIONAL |= {"serve/command": {"starlette", "uvicorn"}}
+OPTIONAL |= {"serve/command": {"starlette", "uvicorn"}, "serve/rendering": {"jinja2"}}
 OPTIONAL |= {"samplers/constraint": {"llguidance"}}
 CORE = {"numpy", "gguf", "sentencepiece", "tqdm"}
 # What is imported only once it is needed, against the order: a command, and the kinds that a folder chooses

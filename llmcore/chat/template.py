@@ -17,7 +17,7 @@ import json
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ from .messages import calls_of, text_messages, without_object
 
 SECONDS, WAIT, MEMORY = 2, 20, 1 << 29  # what rendering may take: processor time, time in all, bytes
 LONGEST = 10_000_000  # characters of a prompt
+TOO_MUCH = {"broken": f"takes more than {SECONDS} seconds or {MEMORY >> 20} MB"}
 CHILD = "import sys; sys.path[:] = sys.argv[1:]; from llmcore.chat.template import _child; _child()"
 
 
@@ -58,7 +59,7 @@ def render_template(
         | variables
     )
     variables["messages"] = text_messages(messages)
-    answer = _ask_child(
+    answer = ask(
         json.dumps({"template": template, "variables": variables, "now": datetime.now().isoformat()})
     )
     if "refused" in answer:
@@ -86,17 +87,25 @@ def _ask_child(request):
             check=False,
         )
         return json.loads(done.stdout)
-    return {"broken": f"takes more than {SECONDS} seconds or {MEMORY >> 20} MB"}
+    return TOO_MUCH
+
+
+ask: Callable[[str], dict] = _ask_child  # a server puts a process in its place that is kept
 
 
 def _child():
     """Answer one request on standard input; this is the process that a template may spoil."""
+    sys.stdout.buffer.write(respond(sys.stdin.buffer.read()))
+
+
+def respond(request: bytes) -> bytes:
+    """The answer to a request; from now on this process has no more than its limits."""
     with suppress(ImportError, ValueError, OSError):
         import resource
 
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    json.dump(_answer(**json.load(sys.stdin)), sys.stdout)
+    return json.dumps(_answer(**json.loads(request))).encode()
 
 
 def _answer(template, variables, now):

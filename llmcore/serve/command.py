@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from ..chat import template
 from ..cli.command import Say, command_line, find_model, open_model
 from ..cli.options import SAMPLING, Parser, count
 from ..speed.holding import WEIGHTS
@@ -84,6 +85,7 @@ def run(args: argparse.Namespace, given: dict, say: Say) -> int:
     from .app import Served, make_app
     from .engine import Engine
     from .guard import is_loopback
+    from .rendering import Renderer
 
     listener = listen(args.host, args.port)  # before the model is loaded: a port in use is told at once
     args.model = find_model(args.model, say, args.quiet)
@@ -97,11 +99,15 @@ def run(args: argparse.Namespace, given: dict, say: Say) -> int:
     host, port = listener.getsockname()[:2]
     where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     say(f"{names[0]} is served: a page at {where}/, OpenAI's protocol at {where}/v1 | Ctrl-C stops")
+    renderer = Renderer()
+    if hasattr(os, "fork"):
+        template.ask = renderer.ask
     engine.start()
     try:
         return listen_until_told(make_app(served), listener, engine, say)
     finally:
         engine.stop()
+        renderer.close()
 
 
 def listen(host: str, port: int) -> socket.socket:
