@@ -17,7 +17,15 @@ import argparse
 import secrets
 import sys
 
-from .cli.command import Say, cached_prompt, command_line, open_model, read_prompt, sampling_for
+from .cli.command import (
+    Say,
+    cached_prompt,
+    command_line,
+    open_draft_model,
+    open_model,
+    read_prompt,
+    sampling_for,
+)
 from .cli.options import check_generate, generate_parser, is_answer
 from .cli.report import Clock, report_logprobs, say_choices, timings
 from .llm import LLM
@@ -41,6 +49,7 @@ def run(args: argparse.Namespace, given: dict, say: Say) -> int:
     ids = encode(args, llm, prompt, say)
     clock, max_tokens = Clock(), args.max_tokens or llm.context_length
     options = {"max_tokens": max_tokens, "ignore_eos": args.ignore_eos, "draft": args.draft}
+    options["draft_model"] = open_draft_model(args, say)
     cache, n_cached = cached_prompt(args, llm, ids, lambda prompt: encode(args, llm, prompt))
     tokens = clock.watch(
         llm.tokens(ids, sampling=sampling_for(args, llm, given), seed=seed, cache=cache, **options)

@@ -20,7 +20,7 @@ from .speed.machine import allocate_apart, available_memory, keep_freed_memory, 
 from .tokenizer import Tokenizer
 from .tokenizers.streaming import CONTEXT_FULL, Token, decode_tokens
 from .weights import Weights, map_weights
-from .writing import Writer, no_guess, write
+from .writing import Guesser, Writer, no_guess, write
 
 
 def load(
@@ -129,6 +129,7 @@ class LLM:
         stop: str | Sequence[str] | None = (),
         ignore_eos: bool = False,
         draft: int | None = None,
+        draft_model: "LLM | None" = None,
         **sampling,
     ) -> Iterator[str]:
         """Continue a prompt (text or token ids); yields the text in pieces, as soon as each is certain.
@@ -137,6 +138,7 @@ class LLM:
         stop        strings before which the text ends
         ignore_eos  go on when the model ends its text
         draft       guess at most so many tokens ahead where the text repeats itself: the same text, sooner
+        draft_model have this smaller model of the same vocabulary guess ahead: the same text, perhaps sooner
         sampling    temperature=0.8, top_k=40 and so on, the fields of `samplers.options.Sampling`; what is
                     not given is what the file names, else the default; with json_schema=, regex= or grammar=
                     the text is what they describe
@@ -145,7 +147,7 @@ class LLM:
         context is full. Raises ContextOverflow for a prompt that is too long, ValueError for a wrong value.
         """
         options: dict[str, Any] = {"max_tokens": max_tokens, "seed": seed, "ignore_eos": ignore_eos}
-        options["draft"] = draft
+        options |= {"draft": draft, "draft_model": draft_model}
         tokens = self.tokens(prompt, sampling=self.sampling(**sampling), **options)
         return decode_tokens(self.tokenizer, self._warn_of_full_context(tokens), stop)
 
@@ -205,6 +207,7 @@ class LLM:
         prompt: str | Sequence[int],
         *,
         draft: int | None = None,
+        draft_model: "LLM | None" = None,
         cache: KVCache | None = None,
         **options,
     ) -> Iterator[Token]:
@@ -218,11 +221,11 @@ class LLM:
         if cache.length >= writer.n_prompt:
             n, n_prompt = cache.length, writer.n_prompt
             raise ValueError(f"the cache holds {n} tokens, which leaves none of the {n_prompt} to process")
-        guesser = no_guess
-        if draft is not None:
-            from .speed.drafting import Lookup  # here, because a text without drafts needs none
+        guesser: Guesser = no_guess
+        if draft is not None or draft_model is not None:
+            from .speed.drafting import guesser_for  # here, because a text without drafts needs none
 
-            guesser = Lookup(draft)
+            guesser = guesser_for(self, draft, draft_model)
         return write(self.weights, self.config, writer, cache, guesser)
 
     def writer(

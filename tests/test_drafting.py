@@ -1,11 +1,13 @@
 """Guessed tokens: where the guesses come from, and that they change nothing but the speed."""
 
+import functools
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make, real_model
-from hypothesis import given
+from conftest import FOLDER, make, real_model
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from make_tiny_model import FAMILIES
 from test_model import REAL
@@ -16,7 +18,7 @@ from llmcore.llm import LLM
 from llmcore.model import forward, unembed
 from llmcore.sampling import Sampling
 from llmcore.speed import drafting
-from llmcore.speed.drafting import DRAFT, FIRST, LONGEST, SHORTEST, Lookup, lookup
+from llmcore.speed.drafting import DRAFT, FIRST, LONGEST, SHORTEST, Lookup, SmallModel, lookup
 from llmcore.tokenizers.streaming import CONTEXT_FULL, END_OF_TEXT, MAX_TOKENS
 
 GREEDY, HOT = (
@@ -136,6 +138,69 @@ def test_the_text_is_that_without_drafts(family, sampling, tmp_path, monkeypatch
     assert max(fewer) == 6
     assert len(fewer) < (50 if recurrent else 30)  # a state goes back to before the guess, and catches up
     assert {0, 2, 3} <= set(n_wrong)
+
+
+def almost(llm, size=0.3):
+    """A model that often finds another token the most likely: its last gains are changed at random."""
+    norm = llm.weights.output_norm
+    noise = np.random.default_rng(3).normal(1, size, norm.gain.shape).astype(np.float32)
+    return replace(llm, weights=replace(llm.weights, output_norm=replace(norm, gain=norm.gain * noise)))
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, HOT], ids=["greedy", "hot"])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "lfm2", "mamba2", "rwkv7"])
+def test_the_text_is_that_without_a_draft_model(family, sampling, tmp_path):
+    """With the model itself, one that is almost the same, and a small one of other weights."""
+    make(family, tmp_path / "m.gguf")
+    make("llama", tmp_path / "s.gguf", layers=1)
+    llm, other = llmcore.load(tmp_path / "m.gguf"), llmcore.load(tmp_path / "s.gguf")
+    small = {"itself": llm, "almost": almost(llm), "other": replace(other, tokenizer=llm.tokenizer)}
+    *plain, _ = run(llm, [5, 6, 7], None, sampling=sampling)
+    passes = {}
+    for name, model in small.items():
+        for draft in (None, 4):  # with the text's own repetitions, and without
+            *drafted, rows = run(llm, [5, 6, 7], draft, sampling=sampling, draft_model=model)
+            assert drafted == plain
+            passes[name, draft] = len(rows)
+    if sampling is GREEDY:  # guesses of the model itself are right, but for roundings of likely equals
+        assert passes["itself", None] < 20 < passes["other", None]
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.integers(0, 6), max_size=12), st.sampled_from(["llama", "lfm2"]))
+def test_a_small_model_guesses_what_follows_the_text(n_rights, family):
+    """Whatever was right of its guesses before: the same as without a cache, a token at a time."""
+    small = tiny_small(family)
+    guesser, ids = SmallModel(small, 6), [5, 6, 7]
+    for n_right in n_rights:
+        guess = guesser(ids, 5)
+        want, longer = [], list(ids)
+        for _ in guess:
+            want.append(int(small.logits(longer)[-1].argmax()))
+            longer.append(want[-1])
+        assert guess == want
+        assert 1 <= len(guess) <= 5
+        ids = [*ids, *guess[:n_right], (guess[min(n_right, len(guess) - 1)] + 1) % 288]
+
+
+@functools.cache
+def tiny_small(family):
+    path = Path(FOLDER.name) / f"small-{family}.gguf"
+    make(family, path)
+    return llmcore.load(path)
+
+
+def test_how_many_tokens_a_small_model_guesses(llama):
+    guesser, ids, lengths = SmallModel(llama, 6), [5, 6, 7], []
+    for n_right in (0, 0, 1, 9, 9, 9, 3):
+        guess = guesser(ids, 50)
+        lengths.append(len(guess))
+        ids = [*ids, *guess[:n_right], 1]
+    assert lengths == [6, 1, 1, 4, 6, 6, 6]  # the third guess was right: twice the two tokens it wrote
+    assert len(guesser(ids, 50)) == 4
+    full = SmallModel(replace(llama, context_length=len(ids) + 2), 6)
+    assert len(full(ids, 50)) == 2
+    assert full([*ids, 1, 2, 3], 50) == []
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, tiny_llama
+from conftest import ROOT, make, tiny_llama
 
 import llmcore
 from llmcore import generate
@@ -67,6 +67,20 @@ def test_only_one_line_end_is_taken_off():
     more = run(*GREEDY, "--prompt", "-", "--echo", stdin=b"hello\n\n")[1]
     assert more.startswith("hello\n")
     assert not more.startswith("hello\n\n")
+
+
+def test_a_draft_model_changes_nothing(text, llama_path):
+    path = str(llama_path)
+    assert run(*GREEDY, "--prompt", "hello", "--draft-model", path)[:2] == (0, text)
+    assert run(*GREEDY, "--prompt", "hello", "--draft-model", path, "--draft", "lookup")[:2] == (0, text)
+
+
+def test_a_draft_model_of_another_vocabulary_is_refused(tmp_path):
+    make("llama", tmp_path / "other.gguf", vocab=300)
+    status, out, err = run(*GREEDY, "--prompt", "hello", "--draft-model", str(tmp_path / "other.gguf"))
+    assert (status, out) == (1, "")
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert line.endswith("it must have the same vocabulary")
 
 
 @pytest.mark.parametrize("draft", ["lookup", "lookup:3"])
@@ -177,6 +191,7 @@ def test_a_bad_file_or_prompt_is_one_line_and_status_1(arguments, words):
         (["--prompts-file", "x", "--echo"], "--echo is for one prompt"),
         (["--prompts-file", "x", "--logprobs", "1"], "--logprobs is for one prompt"),
         (["--prompts-file", "x", "--draft", "lookup"], "--draft is for one prompt"),
+        (["--prompts-file", "x", "--draft-model", "x"], "--draft-model is for one prompt"),
         (["--prompts-file", "x", "--batch", "0"], "'0' is not a whole number of 1 or more"),
         (["--prompts-file", "x", "--prompt", "y"], "not allowed with"),
         (["--prompt", "x", "--draft", "oracle"], "'oracle' is neither lookup nor lookup:N"),

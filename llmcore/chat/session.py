@@ -58,6 +58,7 @@ class Session:
     messages: list[dict] = field(default_factory=list)
     last: Done | None = None  # what the last answer cost
     template: dict = field(default_factory=dict)  # variables for the chat template
+    draft_model: LLM | None = None  # a smaller model that guesses ahead
 
     def __post_init__(self):
         """Begin with an empty cache."""
@@ -135,6 +136,7 @@ class Session:
         max_tokens = self.max_tokens or self.llm.context_length
         sampling = replace(self.sampling or self.llm.sampling(), thought=self._thought)
         options = {"sampling": sampling, "seed": seed, "draft": self.draft, "cache": self._cache}
+        options["draft_model"] = self.draft_model
         prompt_end = self.llm.tokenizer.decode(ids[-16:], special=True).rstrip()
         text = Told(self._markers, self._stops, thinking=prompt_end.endswith(self._markers.open))
         decoder = TextDecoder(self.llm.tokenizer)

@@ -14,7 +14,7 @@ def check_batch(args) -> None:
     """Raises ValueError for options that mean nothing for one prompt, or for several."""
     if args.prompts_file is None and args.batch is not None:
         raise ValueError("--batch is for several prompts: it needs --prompts-file")
-    for name in ("logprobs", "echo", "draft", "prompt_cache"):
+    for name in ("logprobs", "echo", "draft", "draft_model", "prompt_cache"):
         if args.prompts_file is not None and getattr(args, name):
             name = name.replace("_", "-")
             raise ValueError(f"--{name} is for one prompt, not for --prompts-file")

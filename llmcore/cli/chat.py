@@ -23,7 +23,7 @@ from ..chat.session import Dropped, Session, Text, turns
 from ..errors import ContextOverflow
 from ..speed.cache_file import CacheFileError
 from ..tokenizers.streaming import CONTEXT_FULL
-from .command import Say, command_line, dimmed, note, open_model, sentence
+from .command import Say, command_line, dimmed, note, open_draft_model, open_model, sentence
 from .options import Parser, add_options, add_prompt_cache
 from .report import said_by_file, timings
 
@@ -257,7 +257,13 @@ def run(args: argparse.Namespace, given: dict, say: Say) -> int:
 
     chat = Terminal(
         Session(
-            llm, llm.sampling(**given), args.max_tokens, args.draft, args.stop, template=dict(args.template)
+            llm,
+            llm.sampling(**given),
+            args.max_tokens,
+            args.draft,
+            args.stop,
+            template=dict(args.template),
+            draft_model=open_draft_model(args, say),
         ),
         np.random.default_rng(seed),
         args.context_policy,

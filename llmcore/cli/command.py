@@ -169,6 +169,13 @@ def open_model(args: argparse.Namespace, say: Say) -> tuple[LLM, float]:
     return llm, time.perf_counter() - begin
 
 
+def open_draft_model(args: argparse.Namespace, say: Say) -> LLM | None:
+    """The model that guesses ahead, if one was asked for."""
+    if args.draft_model is None:
+        return None
+    return load(find_model(args.draft_model, say, args.quiet), threads=args.threads)
+
+
 def find_model(name: str | None, say: Say, quiet: bool = False) -> str | Path:
     """The path of a model by its path, its name, or none: then the one model in models/."""
     if name is None:

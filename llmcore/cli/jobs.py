@@ -37,8 +37,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def check(args: argparse.Namespace) -> None:
     """Raises ValueError for options that mean nothing here."""
-    if args.draft is not None:
-        raise ValueError("--draft is for one prompt, not for many that are written together")
+    for name in ("draft", "draft_model"):
+        if getattr(args, name) is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{flag} is for one prompt, not for many that are written together")
     if args.cpus is not None and args.ray is None:
         raise ValueError("--cpus is for --ray; here --threads says with how many threads to compute")
     if args.threads is not None and args.ray is not None:

@@ -148,6 +148,12 @@ OPTIONS = [
         draft_tokens,
         "guess up to N tokens ahead where the text repeats itself: the same, sooner",
     ),
+    (
+        "--draft-model",
+        "M",
+        str,
+        "a smaller model of the same vocabulary, which guesses ahead: the same text",
+    ),
 ]
 
 
