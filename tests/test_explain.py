@@ -33,6 +33,7 @@ from llmcore.mixers.step import NOBODY
 from llmcore.quants import dequantize
 from llmcore.samplers.options import SEQUENCE, Sampling
 from llmcore.sampling import Text, sample
+from llmcore.speed.holding import WAYS
 from llmcore.tokenizers.vocabulary import USER_DEFINED
 
 IDS = SHORT[:9].tolist()
@@ -362,6 +363,7 @@ def test_languages_have_the_same_texts():
                 assert terms(text) <= {*table["glossary"]}, where
     filters = {*SEQUENCE, "logit_bias", "constraint"}
     assert {f"filter_{name}" for name in filters} <= {*english["choice"]}
+    assert {f"way_{way}" for way in WAYS} <= {*english["cost"]}
     assert {*english["words"]} == {*english["glossary"]}
     used = {
         key

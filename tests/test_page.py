@@ -187,6 +187,8 @@ def test_the_fragment_brings_the_reader_back(france, open_page):
     page.evaluate("location.hash = '#t=1&layer=2&head=1&rather=1'")
     page.wait_for_timeout(50)
     assert page.evaluate("[state.t, state.layer, state.head, state.rather]") == [1, 2, 1, True]
+    page = open_page(france[0], fragment="#t=99999&layer=999999&head=999999")
+    settled(page)
     page = open_page(france[0], fragment="#t=99999&layer=<b>&head=-4")
     assert page.locator('#ribbon [aria-pressed="true"]').text_content() == "·is"
 

@@ -37,7 +37,7 @@ function scene(data, state, el, t) {
     layers.forEach((_, j) => { if (j % skip === 0) context.fillText(String(j), left - 6, top + j * tall + Math.min(tall, 12)); });
   });
   const swatch = (name, key) => h("li", null, h("span", {class: "swatch", css: {background: `var(--${name})`}}), t(key));
-  fill(legend, swatch(keeps.length ? "attention" : "state", "fresh"), keeps.length ? h("li", null, h("span", {class: "swatch", css: {background: "color-mix(in srgb, var(--attention) 40%, var(--panel))"}}), t("old")) : null, h("li", null, h("span", {class: "swatch", css: {background: "color-mix(in srgb, var(--line) 50%, var(--panel))"}}), t("empty")));
+  fill(legend, keeps.length ? swatch("attention", "fresh") : null, states.length ? swatch("state", "memory") : null, keeps.length ? h("li", null, h("span", {class: "swatch", css: {background: "color-mix(in srgb, var(--attention) 40%, var(--panel))"}}), t("old")) : null, h("li", null, h("span", {class: "swatch", css: {background: "color-mix(in srgb, var(--line) 50%, var(--panel))"}}), t("empty")));
   el.append(h("p", {class: "lead"}, keeps.length ? t("intro") : t("intro_states")), h("div", {class: "panel"}, buttons, grid, legend, said), notice);
   const trained = row_ * d.context;
   fill(notice, row_ ? h("p", null, t("bytes_row", {row: strong(bytes(row_)), all: strong(bytes(row_ * (total - 1))), context: num(d.context), full: strong(bytes(trained))}),

@@ -3,6 +3,7 @@
 import math
 
 from ....ffn.experts import Experts
+from ....speed.holding import WAYS
 from ....writing import write
 from ...recording import Run
 
@@ -26,8 +27,7 @@ def part(run: Run) -> dict | None:
         "ms": [1000 * seconds for seconds in run.seconds],
         "weights": dense + used,
         "idle": sum(experts.values()) - used,
-        "held": run.llm.held,
-        "way": run.llm.held.partition(",")[0],
+        "way": next((way for way in WAYS if run.llm.held.startswith(way)), ""),
     }
 
 

@@ -1,6 +1,19 @@
 // The page around the scenes: the bar with the ribbon of tokens, the sections, the keys, and the checks.
 
 const RESULTS = [];
+const BROKEN = new Set();
+
+// Do a scene's work; if it fails, the rest of the page goes on without it, and the checks say so.
+function safely(name, work) {
+  try {
+    return work();
+  } catch (error) {
+    console.error(error);
+    BROKEN.add(name);
+    document.documentElement.dataset.checks = "failed";
+    return null;
+  }
+}
 
 function ribbon() {
   const el = h("div", {id: "ribbon", role: "toolbar", "aria-label": TEXT.page.plain("follow")});
@@ -83,7 +96,8 @@ function build() {
     section.append(el);
     main.append(section);
     if (counted) nav.append(h("button", {type: "button", data: {scene: name}, onclick: () => jump(name)}, t("nav")));
-    updates.push(SCENES[name].scene(DATA, state, el, t) || (() => {}));
+    const update = safely(name, () => SCENES[name].scene(DATA, state, el, t));
+    if (update) updates.push(() => safely(name, () => update(state)));
     const code = codeOf(name);
     if (code) section.append(code);
   }
@@ -114,11 +128,12 @@ function check() {
   RESULTS.push({scene: "page", name: "same_as_unwatched", ok: DATA.run.same, off: null});
   for (const [name, {checks}] of Object.entries(SCENES)) {
     if (!checks || DATA[name] === undefined) continue;
-    for (const one of checks(DATA)) {
+    for (const one of safely(name, () => checks(DATA)) || []) {
       RESULTS.push({scene: name, ...one});
       found[one.name] = one.ok;
     }
   }
+  for (const name of BROKEN) found[`scene_${name}`] = false;
   const element = document.getElementById("summary"), summary = JSON.parse(element.textContent);
   summary.checks = found;
   element.textContent = JSON.stringify(summary).replaceAll("<", "\\u003c");
@@ -143,7 +158,8 @@ function begin() {
   const first = (DATA.votes || {}).first || {layer: Math.floor(DATA.run.layers / 2), head: 0};
   Object.assign(state, {t: DATA.run.steps.indexOf(0), layer: first.layer, head: first.head});
   Object.assign(state, readFragment());
-  const updates = build(), follow = () => updates.forEach((update) => update(state));
+  within(state);
+  const updates = build(), follow = () => updates.forEach((update) => update());
   whenChanged(follow);
   check();
   follow();

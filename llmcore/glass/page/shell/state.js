@@ -8,12 +8,17 @@ function whenChanged(update) {
   LISTENERS.push(update);
 }
 
+// Keep the token and the layer within what there is.
+function within(found) {
+  found.t = Math.max(0, Math.min(ROWS.length - 1, found.t));
+  found.layer = Math.max(0, Math.min(DATA.run.layers - 1, found.layer));
+}
+
 // Change some of the state; all that is on the page follows.
 function go(change) {
   const before = {...state};
   Object.assign(state, change);
-  state.t = Math.max(0, Math.min(ROWS.length - 1, state.t));
-  state.layer = Math.max(0, Math.min(DATA.run.layers - 1, state.layer));
+  within(state);
   if (Object.keys(state).every((key) => state[key] === before[key])) return;
   writeFragment();
   for (const update of LISTENERS) update(state, before);
