@@ -4,13 +4,14 @@ cache for it.
 
 import functools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import FOLDER, ROOT, make, tiny_llama
+from conftest import FOLDER, ROOT, make, real_model, tiny_llama
 from rewrite import rewrite
 from same_model import logits_of
 from test_conversation import CHATML, make_model
@@ -231,6 +232,12 @@ def test_a_full_disk_leaves_the_old_file(written, tmp_path, monkeypatch):
     assert path.read_bytes() == written.read_bytes()
 
 
+def test_a_file_that_cannot_be_written_costs_no_text(tmp_path):
+    path = tmp_path / "nowhere" / "c"
+    with pytest.warns(UserWarning, match="what was read is not kept: .*nowhere"):
+        assert read_ahead(model("llama"), path, IDS[:100])[0].length == 100
+
+
 # Sessions and the command line.
 
 
@@ -327,3 +334,38 @@ def test_a_conversation_is_saved_with_its_cache(tmp_path):
     assert four.stdout == five.stdout
     assert f"{path}: had 0 of the " in four.stderr
     assert f"{path}: had 0 of the " not in five.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["SmolLM2", "gemma3", "lfm2"])
+def test_a_system_prompt_of_4000_tokens_starts_at_once(family, tmp_path):
+    if family == "SmolLM2":
+        path = real_model("SmolLM2-135M-Instruct.Q4_1.gguf").path
+    else:  # windows, and states; large enough that reading takes its time
+        plain = tmp_path / "plain.gguf"
+        make(family, plain, context=8192, width=512, heads=8, kv_heads=4, ff=1024, layers=8)
+        path = make_model(tmp_path / "chat.gguf", CHATML, source=plain)
+    words = llmcore.load_tokenizer(path).encode(
+        "the two czy oj zno of and in li re " * 600, add_special=False
+    )
+    system = llmcore.load_tokenizer(path).decode(words[:4000])
+    told = [
+        "--system",
+        system,
+        "--prompt",
+        "Who are you?",
+        "--temperature",
+        0,
+        "--max-tokens",
+        20,
+        "--model",
+        path,
+    ]
+    answers, seconds = [], []
+    for _ in range(2):
+        done = run("generate", *told, "--prompt-cache", tmp_path / "c")
+        answers.append(done.stdout)
+        seconds.append(float(re.search(r"(?:tokens|cache) in ([\d.]+) s", done.stderr)[1]))
+    assert answers[0] == answers[1]
+    assert "| prompt 1 tokens after" in done.stderr
+    assert seconds[0] >= 20 * seconds[1], seconds

@@ -20,6 +20,11 @@ from ..tokenizers.vocabulary import CONTROL, UNKNOWN
 # Between the marks of JSON: a space, or an empty line at most and the next one's indentation. With no limit a
 # weak model may write white space for ever.
 SPACE = r"(\x20|\x0A{1,2}[\x20\x09]{0,20})"
+# Keys of a schema beside which `properties` hold for the same object; those under which schemas have names of
+# their own, and those under which there are values, no schemas
+TOGETHER = {"anyOf", "oneOf", "$ref", "if", "dependentSchemas", "patternProperties", "unevaluatedProperties"}
+NAMED = {"properties", "$defs", "definitions"}
+VALUES = {"enum", "const", "default", "examples", "required"}
 # Tokenizer -> its Guide, which takes a second to make for 262,144 tokens
 KNOWN: WeakKeyDictionary = WeakKeyDictionary()
 
@@ -58,17 +63,19 @@ def check(sampling) -> str:
     Raises ValueError, which names what is wrong with it and where, and ImportError if llguidance is missing.
     """
     name, text = _asked(sampling)
-    if name == "json_schema":
-        return _checked_schema(text)
     library = _library()
     try:
+        if name == "json_schema":
+            return _checked_schema(text)
         kind = "gbnf" if re.search(r"^\s*[\w-]+\s*::=", text, re.MULTILINE) else "lark"
         grammar = library.grammar_from("regex" if name == "regex" else kind, text)
+        if problem := _problem(grammar):
+            raise ValueError(problem)
+        return grammar
+    except RecursionError:
+        raise ValueError(f"{name}: it is nested too deeply") from None
     except ValueError as error:
         raise ValueError(f"{name}: {_sentence(str(error))}") from None
-    if problem := _problem(grammar):
-        raise ValueError(f"{name}: {problem}")
-    return grammar
 
 
 def _asked(sampling):
@@ -97,12 +104,45 @@ def _checked_schema(text):
     if problem := _problem(grammar):
         places = [place for place, part in parts(schema) if _problem(_schema_grammar(part)) == problem]
         where = max(places, key=len, default="")
-        raise ValueError(f"json_schema{where and f', at {where}'}: {problem}")
-    return grammar
+        raise ValueError((f"at {where}: " if where else "") + problem)
+    narrower = _schema_grammar(closed(schema))
+    return grammar if _problem(narrower) else narrower
+
+
+def closed(schema: dict) -> dict:
+    """The same schema, but objects have no other properties than are named, where it does not say.
+
+    A model that may add any property seldom ends. llama.cpp does so, too. Where the parts of a schema hold
+    for one object together, it stays as it is: a property of one part is no property of another.
+
+    >>> closed({"properties": {"a": {}}})
+    {'additionalProperties': False, 'properties': {'a': {}}}
+    """
+    nodes = [schema, *(node for _, node in parts(schema))]
+    if any("allOf" in node or ("properties" in node and TOGETHER & node.keys()) for node in nodes):
+        return schema
+
+    def walk(value, is_schema=True):
+        if isinstance(value, list):
+            return [walk(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        # What stands under these is named by the writer of the schema, or is a value
+        inner = {
+            key: walk(item, key not in NAMED) if key not in VALUES else item for key, item in value.items()
+        }
+        named = value.get("properties") if is_schema else None
+        if isinstance(named, dict) and {*value.get("required", ())} <= named.keys():
+            return {"additionalProperties": False} | inner
+        return inner
+
+    return walk(schema)
 
 
 def _schema_grammar(schema):
-    return _library().LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_pattern": SPACE})
+    return _library().LLMatcher.grammar_from_json_schema(
+        json.dumps(schema), defaults={"whitespace_pattern": SPACE}
+    )
 
 
 def parts(schema: dict) -> Iterator[tuple[str, dict]]:

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import sys
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -310,7 +311,10 @@ def read_ahead(llm, path, ids: Sequence[int], n_fixed: int = 0) -> tuple[KVCache
             places.append(kept(cache))
     if len(ids) - n_known > max(LEAST, n_known // 8):
         older = file.places_up_to(n_same) if file and forgets(cache) else []
-        save(path, llm, ids, [*older[-2:], *places] if forgets(cache) else places[-1:])
+        try:
+            save(path, llm, ids, [*older[-2:], *places] if forgets(cache) else places[-1:])
+        except OSError as error:  # it must not cost the text
+            warnings.warn(f"what was read is not kept: {error}", stacklevel=2)
     return cache, n_known
 
 
