@@ -34,10 +34,11 @@ ORDER = """
     chat/reasoning chat/required chat/prompt chat/answer chat
     glass/watching glass/keeping glass/stream glass/lens glass/votes glass/changing glass llm chat/session
     cli/interrupt cli/options cli/report cli/command cli/inspect cli/hub cli/get cli/batch
-    cli/requests cli/responses cli/lines cli/journal cli/fleet cli/jobs cli/chat
+    cli/chat
     serve/rendering
     serve/metrics serve/prefixes serve/texts serve/engine serve/answers serve/requests serve/replies
     serve/guard serve/jobs serve/embeddings serve/app serve/command
+    cli/records cli/choices cli/lines cli/journal cli/fleet cli/jobs
     chat/__main__ generate cli/lens
     glass/memory glass/recording glass/page/arrays glass/page/source glass/page/run
     glass/page/scenes/game glass/page/scenes/start glass/page/scenes/file glass/page/scenes/weight
@@ -54,7 +55,7 @@ WINGS = {"speed", "chat", "cli", "glass", "serve"}
 DOORS = {"llm": {"speed", "chat", "glass"}, "generate": {"cli", "chat"}, "__main__": {"cli"}}
 # room -> what it imports when it is needed: they say how to install it, or do without
 OPTIONAL = {"chat/template": {"jinja2"}, "cli/hub": {"huggingface_hub"}, "speed/machine": {"threadpoolctl"}}
-OPTIONAL |= {"cli/lines": {"pyarrow"}, "cli/fleet": {"ray"}}
+OPTIONAL |= {"cli/records": {"pyarrow"}, "cli/fleet": {"ray"}}
 OPTIONAL |= {f"serve/{room}": {"starlette"} for room in ("guard", "embeddings", "app")}
 OPTIONAL |= {"serve/command": {"starlette", "uvicorn"}, "serve/rendering": {"jinja2"}}
 OPTIONAL |= {"samplers/constraint": {"llguidance"}}

@@ -16,7 +16,8 @@ from typing import Any
 
 from ..llm import LLM, load
 from .command import Say, sentence
-from .lines import Answer, Job, Record, answers
+from .lines import Answer, Job, answers
+from .records import Record
 
 LINES = 4  # times the texts written together: what an actor is given at a time, and does again if it dies
 ADDRESS, SECONDS = re.compile(r"(?:ray://)?([^/:]+):(\d+)"), 10

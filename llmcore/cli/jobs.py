@@ -20,12 +20,13 @@ from tqdm import tqdm
 
 from ..loader import GGUF, read_gguf
 from .batch import BATCH
+from .choices import Defaults
 from .command import Say, command_line, find_model, open_model
 from .journal import append, n_done, open_answers
-from .lines import Answer, Job, answers, read_records
+from .lines import Answer, Job, answers
 from .options import Parser, add_options, count
+from .records import read_records
 from .report import said_by_file
-from .requests import Defaults
 
 SAMPLE = 4096  # bytes of each tensor that tell a model from another; reading all would take minutes
 

@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
-from .lines import Job, Record
+from .lines import Job
+from .records import Record
 
 PARTS = ("another input", "another model", "other options")  # of a job's name, eight digits each
 HEAD = re.compile(rb'\{"(?:batch_)?id": "batch_req_([0-9a-f]{24})_(\d+)"')

@@ -5,6 +5,7 @@ one.
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -56,15 +57,33 @@ def write_texts(llm, prompts, batch: int, stop: str | Sequence[str], options: di
     return write_together(llm.weights, llm.config, texts, batch)
 
 
-def write_together(weights: Weights, config: Config, texts: Iterable[Whole], batch: int) -> Iterator[Whole]:
+class Growing(Protocol):
+    """What `write_together` asks of a text; `end` is empty or None until it is complete."""
+
+    @property
+    def writer(self) -> Writer:
+        """Its ids so far."""
+
+    @property
+    def end(self) -> str | None:
+        """How it ended."""
+
+    def go_on(self, logits_V: np.ndarray) -> None:
+        """Choose the next token from the logits after the last."""
+
+
+T = TypeVar("T", bound=Growing)
+
+
+def write_together(weights: Weights, config: Config, texts: Iterable[T], batch: int) -> Iterator[T]:
     """Have texts written, `batch` of them at a time; yields each as soon as it and all before it are
     complete.
 
     Where one ends the next begins: its prompt is read, then it joins the others. No more than `batch` texts
     that have not begun are taken from an iterator, so it may have no end.
     """
-    coming, waiting, begun = iter(texts), deque[Whole](), deque[Whole]()
-    running: list[tuple[Whole, KVCache]] = []
+    coming, waiting, begun = iter(texts), deque[T](), deque[T]()
+    running: list[tuple[T, KVCache]] = []
     while True:
         waiting.extend(islice(coming, batch - len(waiting)))
         if not (waiting or running):
