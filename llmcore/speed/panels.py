@@ -15,7 +15,7 @@ import numpy as np
 
 from ..linear import Job, cut
 from ..loader import Tensor
-from ..quants import dequantize
+from ..quants import FORMATS, dequantize, unpack
 from ..threads import each, evenly, n_threads
 
 WIDTH = 32  # outputs of a panel: two registers of 16 floats
@@ -24,8 +24,8 @@ MOST_ROWS = 48  # multiplied at a time
 FEW_ROWS = 16  # the panels of a thread are multiplied by them at once: they are read from memory once
 BLOCK = 1 << 17  # weights that stay in the cache while more rows are multiplied by them
 WORTH_SHARING = 1 << 17  # multiply-adds that take longer than to wake a thread
-TILE = 1 << 18  # weights expanded and transposed at a time
-PAD = 16  # floats between the rows of what is transposed
+TILE = 1 << 19  # weights expanded and transposed at a time
+CACHE_LINE = 64  # bytes
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,37 @@ def fill_jobs(tensor: Tensor, w_PIC: np.ndarray, start: int) -> list[Job]:
 def _fill(tensor, data, w_PIC, start):
     """Expand some rows of a matrix, a tile at a time, and transpose them into the panels from `start` on."""
     n_in, at = w_PIC.shape[1], 0
+    fill_tile = _fill_by_integers if tensor.type in FORMATS else _fill_by_floats
     while at < len(data):
         p, c = divmod(start + at, WIDTH)
         n = min(WIDTH - c, len(data) - at)  # outputs in each of some panels, or in a part of one
         n_panels = max(1, min((len(data) - at) // WIDTH, TILE // (WIDTH * n_in))) if n == WIDTH else 1
-        w_CI = dequantize(data[at : at + n_panels * n], tensor.type, tensor.byte_order)
-        # Without a gap between rows a column falls on few sets of the cache: transposing is twice as slow.
-        padded_PCI = np.empty((n_panels, n, n_in + PAD), np.float32)[:, :, :n_in]
-        padded_PCI[...] = w_CI.reshape(n_panels, n, n_in)
-        w_PIC[p : p + n_panels, :, c : c + n] = padded_PCI.swapaxes(1, 2)
+        fill_tile(tensor, data[at : at + n_panels * n], w_PIC[p : p + n_panels], slice(c, c + n))
         at += n_panels * n
+
+
+def _fill_by_floats(tensor, data, w_PIC, columns):
+    w_CI = dequantize(data, tensor.type, tensor.byte_order)
+    w_PIC[:, :, columns] = _transposed(w_CI, len(w_PIC))
+
+
+def _fill_by_integers(tensor, data, w_PIC, columns):
+    """The same weights, bit for bit: bytes are transposed sooner than floats."""
+    q_CBKU, *scales = unpack(data, tensor.type, tensor.byte_order)
+    (n_panels, n_in, C), (B, K, U) = w_PIC.shape, q_CBKU.shape[1:]
+    q_PIC = np.ascontiguousarray(_transposed(q_CBKU.reshape(len(data), n_in), n_panels))
+    w_PGUC = w_PIC.reshape(n_panels, B * K, U, C)[..., columns]  # a view
+    w_PGUC[...] = q_PIC.reshape(n_panels, B * K, U, -1)
+    for apply, found in zip((np.multiply, np.add), scales, strict=True):
+        if found is not None:
+            values_CG = found.product().reshape(len(data), B * K)
+            apply(w_PGUC, np.ascontiguousarray(_transposed(values_CG, n_panels))[:, :, None], out=w_PGUC)
+
+
+def _transposed(x_CI, n_panels):
+    """(P C, in) as a view (P, in, C) of a copy."""
+    C, n_in = len(x_CI) // n_panels, x_CI.shape[1]
+    # Without a gap between rows a column falls on few sets of the cache: transposing is twice as slow.
+    padded_PCI = np.empty((n_panels, C, n_in + CACHE_LINE // x_CI.itemsize), x_CI.dtype)[:, :, :n_in]
+    padded_PCI[...] = x_CI.reshape(n_panels, C, n_in)
+    return padded_PCI.swapaxes(1, 2)
