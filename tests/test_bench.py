@@ -46,7 +46,10 @@ def test_json_has_the_promised_keys(result):
         "peak_bytes",
     ):
         assert result[key] > 0
-    assert {"cpu", "cores", "blas", "llmcore"} <= set(result["machine"])
+    assert {"cpu", "cores", "blas", "kernel", "llmcore"} <= set(result["machine"])
+    roof = result["roof"]
+    read = roof["held_bytes"] * result["decode_tokens_per_second"]  # bytes a second
+    assert roof["decode_of_array"] == pytest.approx(1e-9 * read / roof["machine_gb_per_second"])
 
 
 def test_every_test_ran_as_often_as_asked(result):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from benchmark.engines import Machine
 
+from llmcore.speed.machine import blas_core
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -76,6 +78,10 @@ def roof(work, p, prefill, decode, seconds) -> dict:
         "machine_gflops": 2e-9 * Machine.width**3 / seconds["multiply"],
         "decode_gb_per_second": 1e-9 * work["held_bytes"] * decode["roof"]["median"],
         "machine_gb_per_second": 4e-9 * Machine.floats / seconds["read"],
+        "decode_of_array": work["held_bytes"]
+        * decode["llmcore"]["median"]
+        * seconds["read"]
+        / (4 * Machine.floats),
     } | work
 
 
@@ -93,6 +99,7 @@ def machine() -> dict:
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),
+        "kernel": blas_core(),
         "system": platform.system(),
         "python": python,
         "llmcore": revision,
@@ -122,6 +129,12 @@ def lines(result):
         f"roof of decode: {roof['decode_share']:.0%} reached; "
         f"it reads {roof['held_bytes'] / 1e6:.0f} MB a token at "
         f"{roof['decode_gb_per_second']:.1f} GB/s, one large array {roof['machine_gb_per_second']:.1f}"
+    )
+    yield (
+        f"machine: kernels for {result['machine']['kernel'] or 'nobody says what'}, "
+        f"one large array {roof['machine_gb_per_second']:.1f} GB/s, "
+        f"one large product {roof['machine_gflops']:.0f} GFLOP/s; "
+        f"decode reads its matrices at {roof['decode_of_array']:.2f} of the array's speed"
     )
     for engine, memory in result["memory"].items():
         above = ", ".join(f"{gb(n)} for {c} tokens" for c, n in memory.get("above_loaded_bytes", {}).items())
