@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from benchmark.engines import Machine
-
 from llmcore.speed.machine import blas_core
 
 ROOT = Path(__file__).resolve().parents[2]
