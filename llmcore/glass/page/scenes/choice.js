@@ -101,10 +101,11 @@ function scene(data, state, el, t) {
   function shown() {
     const {step} = here();
     const {stages, removed, last} = stagesOf(state.t, settings, d.order);
-    const of = {stages, removed, parts: line(last), n: last.n, number, step, run: false};
+    const of = {stages, removed, parts: line(last), n: last.n, number, step, run: false, some: last.n > last.list.length ? last.list.length : 0};
     if (step >= 0 && asRun()) {
       const done = d.steps[step];
       of.run = true;
+      of.some = 0;
       of.stages = d.names.map((name, i) => ({name, n: done.left[i]})).filter(({name}) => name !== "temperature");
       of.removed = done.removed;
       of.number = done.number;
@@ -132,8 +133,9 @@ function scene(data, state, el, t) {
     const parts = of.parts.filter(({p}) => p > 0.0005);
     line_.hidden = greedy || !parts.length;
     fill(line_, h("div", {class: "parts"}, parts.map(({id, p}, i) => h("span", {class: `part ${i % 2 ? "odd" : ""} ${id === of.taken ? "taken" : ""}`, css: {"flex-grow": p}, title: `${nameOf(id)} ${percent(p)}`},
-      p > 0.09 ? nameOf(id) : ""))), of.number === null ? null : h("span", {class: "needle", css: {left: `${100 * of.number}%`}}, h("span", {css: {transform: `translateX(-${100 * of.number}%)`}}, `▲ ${num(of.number, 4)}`)));
-    fill(said, greedy ? t("greedy", {token: chip(likeliest(stagesOf(state.t, settings, d.order).last))})
+      p > 0.09 ? nameOf(id) : ""))), of.number === null ? null : h("span", {class: `needle ${of.number < 0.5 ? "" : "left"}`, css: of.number < 0.5 ? {left: `${100 * of.number}%`} : {right: `${100 * (1 - of.number)}%`}},
+      of.number < 0.5 ? `▲ ${num(of.number, 4)}` : `${num(of.number, 4)} ▲`));
+    fill(said, greedy ? t("greedy", {token: chip(winner(of))})
       : !parts.length ? t("whole_line", {n: of.n}) : of.number === null ? t("not_drawn") : t("fell", {number: strong(num(of.number, 4)), token: chip(of.taken)}));
     tableOf(of);
     const rest = Object.entries(d.others).map(([name, value]) => t("other_filter", {name: t.plain(`filter_${name}`), value: cut(visible(value), 40)}));
@@ -141,8 +143,11 @@ function scene(data, state, el, t) {
     notice.hidden = !notice.textContent;
     const list_ = counts && Object.entries(counts).sort((a, b) => b[1] - a[1]);
     fill(result, list_ ? [t("counts"), " ", list_.slice(0, 12).map(([id, n]) => [chip(id), ` ${num(n)}×  `])]
-      : number !== null ? t("drew", {number: num(number, 4), token: chip(of.taken)}) : asRun() ? (step < 0 ? t("as_settings") : t("as_run")) : t("changed", {n: of.n}));
+      : number !== null ? t("drew", {number: num(number, 4), token: chip(of.taken)}) : asRun() ? (step < 0 ? t("as_settings") : t("as_run")) : t("changed", {n: of.n}),
+      of.some ? [" ", t("of_likeliest", {n: of.some})] : null);
   }
+
+  const winner = (of) => (of.run ? of.taken : likeliest(stagesOf(state.t, settings, d.order).last));
 
   function noticeOf(of) {
     const likely = arr(run.candidates[state.t].ids)[0];
@@ -150,11 +155,11 @@ function scene(data, state, el, t) {
   }
 
   function tableOf(of) {
-    const likely = run.candidates[state.t], ids = arr(likely.ids), logits = arr(likely.logits);
+    const likely = run.candidates[state.t], ids = arr(likely.ids), logits = arr(likely.logits), {step} = here();
     const rows = [...ids].slice(0, 10).map((id, i) => {
-      const left = of.parts.find((one) => one.id === id), gone = of.removed[id];
+      const p = of.run && step >= 0 && d.steps[step].shown ? d.steps[step].shown[id] : (of.parts.find((one) => one.id === id) || {}).p, gone = of.removed[id];
       const cells = [chip(id, gone ? "gone" : ""), percent(Math.exp(logits[i] - likely.lse)),
-        settings.temperature <= 0 ? (i === 0 ? "100%" : "") : left ? percent(left.p) : "", gone ? t(`filter_${gone}`) : ""];
+        settings.temperature <= 0 ? (id === winner(of) ? "100%" : "") : p === undefined ? "" : percent(p), gone ? t(`filter_${gone}`) : ""];
       if (counts) cells.push(counts[id] ? num(counts[id]) : "");
       if (id === of.taken) cells.mark = "mark";
       return cells;

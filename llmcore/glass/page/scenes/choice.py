@@ -86,6 +86,8 @@ def stages(logits_V: np.ndarray, taken: int, sampling, text: Text) -> dict:
     edges = np.concatenate([[0.0], np.cumsum(p)]) / np.cumsum(p)[-1]
     at = int(np.flatnonzero(ids == taken)[0])
     about |= {"number": number, "from": float(edges[at]), "to": float(edges[at + 1])}
+    places = np.searchsorted(ids, best)
+    about["shown"] = {int(i): float(p[at]) for i, at in zip(best, places, strict=True) if i in ids}
     if len(ids) <= MOST:
         about |= {"ids": whole(ids), "chances": exact(p)}
     return about

@@ -49,7 +49,7 @@ def part(run: Run) -> dict | None:
         "version": file.version,
         "lists": lists,
         "entries": sum(entry_bytes(tensor) for tensor in tensors),
-        "template": "tokenizer.chat_template" in file.metadata,
+        "template": any(key.startswith("tokenizer.chat_template") for key in file.metadata),
         "keys": [[key, file.types[key], shown(file.metadata[key]), size] for key, size in keys.items()],
         "tensors": [
             [

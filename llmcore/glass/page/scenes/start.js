@@ -17,7 +17,8 @@ function scene(data, state, el, t) {
     if (step < 0) return [t("none_drawn"), t("prompt_goes_on")];
     if (d.filters.length && data.choice.settings.temperature > 0) {
       const counts = data.choice.steps[step].left;
-      return [t("left", {n: counts[counts.length - 1]}), t("drawn")];
+      const n = counts[counts.length - 1];
+      return [t("left", {n}), n === 1 ? t("only") : t("drawn")];
     }
     return data.choice.settings.temperature > 0 ? [t("left", {n: run.vocabulary}), t("drawn")] : [t("left", {n: 1}), t("likeliest")];
   }
@@ -25,7 +26,7 @@ function scene(data, state, el, t) {
   return () => {
     const {row, position, target, step} = here();
     const before = [...COLUMNS].filter((p) => p <= position);
-    fill(line, before.slice(-40).map((p) => [h("button", {type: "button", class: "plain", disabled: p < 0,
+    fill(line, before.length > 40 ? "… " : null, before.slice(-40).map((p) => [h("button", {type: "button", class: "plain", disabled: p < 0,
       "aria-label": nameAt(p), onclick: () => go({t: ROWS.indexOf(p)})}, chipAt(p, p === position ? "on" : "")), " "]),
       h("span", {class: "arrow", "aria-hidden": "true"}, "→ "), chip(target, "next"));
     fill(lead, step < 0 ? t("does_prompt", {n: strong(t("tokens", {n: position + 1})), token: chip(target)})

@@ -90,6 +90,8 @@ def merges_of(tokenizer, ids: list[int]) -> dict:
         return {"how": "bytes"}
     algorithm = tokenizer.algorithm
     text = "".join(tokenizer.tokens[i] for i in ids)
+    if isinstance(algorithm, BytePairs) and len(ids) == 1 and algorithm.split.ignore_merges:
+        return {"how": "whole"}
     if isinstance(algorithm, BytePairs):
         rank, show = algorithm.ranks.get, shown_bytes if algorithm.split.bytewise else str
         steps, symbols = merge_slowly(text, lambda a, b: rank(f"{a} {b}"))
