@@ -13,6 +13,7 @@ COMMANDS = {  # name: its module, what it does
     "inspect": ("llmcore.cli.inspect", "print what is in a model file"),
     "serve": ("llmcore.serve.command", "a server that speaks OpenAI's protocol, and its page"),
     "lens": ("llmcore.cli.lens", "what the model would say after each half layer, and who voted for it"),
+    "agent": ("llmcore.cli.agent", "answer a question with tools, each call confirmed"),
     "get": ("llmcore.cli.get", "fetch a model: smollm2, gemma3, or hf:ORG/REPO on the Hugging Face hub"),
 }
 

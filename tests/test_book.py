@@ -35,6 +35,7 @@ ORDER = """
     glass/watching glass/keeping glass/stream glass/lens glass/votes glass/changing glass llm chat/session
     cli/interrupt cli/options cli/report cli/command cli/inspect cli/hub cli/get cli/batch
     cli/chat
+    cli/allowed cli/calculator cli/toolbox cli/steps cli/servers cli/agent
     serve/rendering
     serve/metrics serve/prefixes serve/texts serve/engine serve/answers serve/requests serve/replies
     serve/guard serve/jobs serve/embeddings serve/app serve/command
@@ -59,6 +60,7 @@ OPTIONAL |= {"cli/records": {"pyarrow"}, "cli/fleet": {"ray"}}
 OPTIONAL |= {f"serve/{room}": {"starlette"} for room in ("guard", "embeddings", "app")}
 OPTIONAL |= {"serve/command": {"starlette", "uvicorn"}, "serve/rendering": {"jinja2"}}
 OPTIONAL |= {"samplers/constraint": {"llguidance"}}
+OPTIONAL |= {"cli/servers": {"mcp"}}
 CORE = {"numpy", "gguf", "sentencepiece", "tqdm"}
 # What is imported only once it is needed, against the order: a command, and the kinds that a folder chooses
 # from.

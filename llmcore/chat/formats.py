@@ -21,7 +21,8 @@ class Format:
     """A way to write calls: `read(text, at, types)` reads those where the regular expression `begin` matches.
 
     `drop` matches control tokens that stand around an answer and are no part of it. `messages`: an answer is
-    several messages, each with a header that says for whom it is.
+    several messages, each with a header that says for whom it is. `ids`: what a template expects as the id of
+    a call of the tool `name`, the n-th of a conversation; nine letters and digits, as Mistral's demand.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Format:
     read: Callable | None = None
     drop: str = r"(?!)"
     messages: bool = False
+    ids: str = "call{n:05}"
 
 
 def _function(outer):
@@ -127,7 +129,11 @@ TABLE = (
     Format("deepseek-dsml", ("｜DSML｜",), DSML.begin, partial(read_tags, DSML, False)),
     Format("deepseek", ("<｜tool▁call▁begin｜>",), "<｜tool▁calls?▁begin｜>", DEEPSEEK),
     Format(
-        "kimi-k2", ("<|tool_call_begin|>",), r"<\|tool_calls_section_begin\|>|<\|tool_call_begin\|>", KIMI
+        "kimi-k2",
+        ("<|tool_call_begin|>",),
+        r"<\|tool_calls_section_begin\|>|<\|tool_call_begin\|>",
+        KIMI,
+        ids="functions.{name}:{n}",
     ),
     Format(
         "gemma-4",

@@ -6,7 +6,7 @@ it already, so only what is new is processed.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
@@ -59,6 +59,9 @@ class Session:
     last: Done | None = None  # what the last answer cost
     template: dict = field(default_factory=dict)  # variables for the chat template
     draft_model: LLM | None = None  # a smaller model that guesses ahead
+    tools: list | None = None  # functions or schemas that the model may call, see `chat.tools_for`
+    written: str = ""  # the last answer with its control tokens, which are the markup of calls
+    opened: bool = False  # whether its prompt had opened a thought
 
     def __post_init__(self):
         """Begin with an empty cache."""
@@ -72,7 +75,7 @@ class Session:
 
     def answer(
         self, *, seed: int | None = None, drop_oldest: bool = False
-    ) -> Iterator[Text | Dropped | Done]:
+    ) -> Generator[Text | Dropped | Done, None, None]:
         """Have the last message answered; the answer is appended to the messages, whole or as far as it was
         read.
 
@@ -138,14 +141,17 @@ class Session:
         options = {"sampling": sampling, "seed": seed, "draft": self.draft, "cache": self._cache}
         options["draft_model"] = self.draft_model
         prompt_end = self.llm.tokenizer.decode(ids[-16:], special=True).rstrip()
-        text = Told(self._markers, self._stops, thinking=prompt_end.endswith(self._markers.open))
+        self.written, self.opened = "", prompt_end.endswith(self._markers.open)
+        text = Told(self._markers, self._stops, thinking=self.opened)
         decoder = TextDecoder(self.llm.tokenizer)
         for token in self.llm.tokens(ids, max_tokens=max_tokens, **options):
             if len(times) == 1:
                 self._cache.keep()  # the next answer may have to come back to the end of this prompt
             times.append(time.perf_counter())
             self._ids.append(token.id)
-            pieces = list(text.feed(*decoder.feed(token)))
+            piece, shown = decoder.feed(token)
+            self.written += piece
+            pieces = list(text.feed(piece, shown))
             if token.end and not text.stopped:
                 pieces.append(text.rest())
             for piece, is_reasoning in pieces or [("", text.thinking)]:
@@ -169,7 +175,7 @@ class Session:
         return ids, n_dropped
 
     def _encoded(self, messages):
-        return encode_chat(self.llm.tokenizer, messages, template=self.template)
+        return encode_chat(self.llm.tokenizer, messages, template=self.template, tools=self.tools)
 
     def _as_written(self, ids: list[int]) -> list[int]:
         """The same text in the tokens of the last prompt and answer as far as these spell it, control tokens
