@@ -245,6 +245,23 @@ def test_words_are_explained_by_keyboard_and_by_mouse(france, open_page):
     assert len(page.locator("#tip").text_content()) > 20
 
 
+def test_colours_and_width_may_change_while_it_is_read(france, open_page):
+    """Then every picture and text is what it would be in a page opened so."""
+
+    def seen(page):
+        page.mouse.move(1, 500)
+        page.wait_for_timeout(400)
+        pictures = "[...document.querySelectorAll('canvas')].map((one) => one.toDataURL())"
+        return page.evaluate(f"[document.body.innerText, ...{pictures}]")
+
+    changed = open_page(france[0])
+    changed.locator("#scheme").click()
+    assert seen(changed) == seen(open_page(france[0], scheme="dark"))
+    changed = open_page(france[0])
+    changed.set_viewport_size({"width": 390, "height": 900})
+    assert seen(changed)[0] == seen(open_page(france[0], 390))[0]
+
+
 def test_it_prints_and_says_what_it_says_without_a_mouse(france, open_page):
     page = open_page(france[0])
     page.evaluate("dispatchEvent(new Event('beforeprint'))")

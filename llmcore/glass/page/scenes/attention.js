@@ -70,6 +70,7 @@ function overview(part, layers, t) {
     });
   });
   const caption = h("p", {class: "small"}, t(whole() ? "all_whole" : "all_strips"));
+  whenChanged(() => fill(caption, t(whole() ? "all_whole" : "all_strips")));  // the width may have changed
   const el = h("div", {class: "panel"}, canvas, caption);
   return {el, canvas};
 }

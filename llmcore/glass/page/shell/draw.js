@@ -1,9 +1,15 @@
 // Pictures on canvas, drawn again when their width or the colours of the page change.
 
 const PICTURES = new Set();
+const INKS = new Map();  // to ask the browser for a colour costs more than to draw with it
 
 // A colour of page.css by name, as rgb numbers.
 function ink(name) {
+  if (!INKS.has(name)) INKS.set(name, computed(name));
+  return INKS.get(name);
+}
+
+function computed(name) {
   const probe = document.getElementById("live");
   probe.style.color = `var(--${name})`;
   const found = getComputedStyle(probe).color.match(/[\d.]+/g).slice(0, 3).map(Number);
@@ -42,6 +48,7 @@ function picture(label, height, paint) {
 }
 
 function repaint() {
+  INKS.clear();
   for (const canvas of PICTURES) {
     if (canvas.isConnected) canvas.paint();
     else PICTURES.delete(canvas);

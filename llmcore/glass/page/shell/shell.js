@@ -49,6 +49,12 @@ function ribbon() {
   return el;
 }
 
+// All that is drawn, anew: the colours or the width have changed.
+function redraw() {
+  repaint();
+  for (const update of LISTENERS) update(state, state);
+}
+
 function schemeButton() {
   const root = document.documentElement;
   return h("button", {type: "button", id: "scheme", "aria-label": TEXT.page.plain("scheme"), title: TEXT.page.plain("scheme"),
@@ -56,7 +62,7 @@ function schemeButton() {
       const dark = getComputedStyle(root).colorScheme === "light dark"
         ? matchMedia("(prefers-color-scheme: dark)").matches : root.dataset.scheme === "dark";
       root.dataset.scheme = dark ? "light" : "dark";
-      repaint();
+      redraw();
     }}, "◐");
 }
 
@@ -167,13 +173,12 @@ function begin() {
   markScenes();
   document.addEventListener("keydown", keys);
   window.addEventListener("hashchange", () => go(readFragment()));
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   let width = innerWidth;
   window.addEventListener("resize", () => {
     if (width === innerWidth) return;
     width = innerWidth;
-    repaint();
-    follow();
+    redraw();
   });
   document.addEventListener("toggle", repaint, true);
   window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((one) => { one.open = true; }));
