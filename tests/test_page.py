@@ -93,6 +93,7 @@ def settled(page):
     """All texts of a page whose details are open, or what is wrong with it."""
     assert page.evaluate("document.documentElement.dataset.checks") == "ok", checks(page)
     page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    page.wait_for_timeout(50)  # some are filled when they open
     text = page.evaluate("document.body.innerText")
     assert not NO_WORDS.search(text), text[max(0, NO_WORDS.search(text).start() - 60) :][:120]
     return text

@@ -63,10 +63,9 @@ function headsOf(data, t) {
 function noticeOf(data, values, at, t) {
   const part = data.votes, order = Array.from(values.keys()).sort((a, b) => values[b] - values[a]), out = document.createDocumentFragment();
   const told = (p) => [pieceName(...part.points[p]), ` (${signed(values[p])})`];
-  const join = (kids) => h("span", null, kids);
-  if (order.length > 2) out.append(t("most", {a: join(told(order[0])), b: join(told(order[1])), c: join(told(order[2]))}));
+  if (order.length > 2) out.append(t("most", {a: told(order[0]), b: told(order[1]), c: told(order[2])}));
   const last = order[order.length - 1];
-  if (values[last] < 0) out.append(" ", t("against", {a: join(told(last))}));
+  if (values[last] < 0) out.append(" ", t("against", {a: told(last)}));
   const bias = chosenVote(row(arr(part.bias), at)), sum = values.reduce((a, b) => a + b, 0) + bias, score = chosenVote(row(arr(part.logits), at));
   out.append(" ", t(state.rather ? "sum_rather" : "sum_for", {n: values.length, sum: strong(num(sum, 3)), score: strong(num(score, 3))}));
   if (Math.abs(bias) > 5e-4) out.append(" ", t("bias", {n: signed(bias, 3)}));
