@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import test_recurrent_texts
-from conftest import FOLDER, make
+from conftest import FOLDER, make, real_model
+from test_model import REAL
 
 import llmcore
 from llmcore.cache import KVCache
@@ -334,6 +335,33 @@ def test_a_cache_that_others_may_want_is_copied(llama):
     for array in theirs.layers[0].arrays:
         array[:] = np.nan
     assert np.isfinite(running.cache.layers[0].read(30)[0]).all()
+
+
+def test_a_cache_that_cannot_be_had_costs_its_text_alone(llama, monkeypatch):
+    with Running(llama) as engine:
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.prefixes, "take", lambda *_: 1 / 0)
+            engine.submit([writing(llama, [5, 6], bad := Ear())])
+            wait(bad)
+        engine.submit([writing(llama, [5, 6], good := Ear())])
+        wait(good)
+    assert (bad.end, type(bad.error)) == (FAILED, ZeroDivisionError)
+    assert good.ids == alone(llama, [5, 6])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", REAL)
+def test_real_models_write_the_same_together(file):
+    """Recorded greedy texts of another engine, eight together, and once more on top of what is cached."""
+    llm = real_model(file)
+    with Running(llm) as engine:
+        for _ in range(2):
+            ears = [Ear() for _ in REAL[file]]
+            for case, ear in zip(REAL[file], ears, strict=True):
+                engine.submit([writing(llm, case["ids"], ear, max_tokens=48)])
+            for case, ear in zip(REAL[file], ears, strict=True):
+                assert ear.over.wait(600)
+                assert ear.ids == case["greedy"]
 
 
 @pytest.mark.parametrize("family", ["mamba2", "falcon-h1"])

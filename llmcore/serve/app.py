@@ -1,6 +1,7 @@
 """The routes: what comes in is read, handed to the engine, and its answer written back."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -281,6 +282,7 @@ async def tell_error(request: Request, error: Exception) -> Response:
         code = "unknown_url" if error.status_code == 404 else "method_not_allowed"
         error = RequestError(what, code=code, status=error.status_code, headers=error.headers)
     elif not isinstance(error, RequestError):
+        logging.getLogger(__name__).error("a request failed", exc_info=error)
         error = RequestError(f"a fault of the server: {type(error).__name__}", status=500)
     return JSONResponse(error.body, error.status, error.headers)
 

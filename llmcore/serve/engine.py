@@ -125,14 +125,24 @@ class Engine:
                 if text is None:
                     return
                 self.waiting.remove(text)
-            running = [Read(other.ids, other.cache) for other in self.running]
-            # What an embedding is pooled of has to be computed
-            cache = self.prefixes.take(text.ids, running) if text.writes else None
-            text.cache = self.llm.empty_cache() if cache is None else cache
+            try:
+                text.cache = self._begun_cache(text)
+            except Exception as error:
+                close(text, FAILED, error)
+                continue
             text.n_cached = text.cache.length
             self.running.append(text)
             self.metrics.count("prompt_tokens", text.n_prompt)
             self.metrics.count("cached_tokens", text.n_cached)
+
+    def _begun_cache(self, text):
+        """A cache for a text, with what is known of its prompt already."""
+        cache = None
+        if text.writes:  # what an embedding is pooled of has to be computed
+            running = [Read(other.ids, other.cache) for other in self.running]
+            with suppress(MemoryError):
+                cache = self.prefixes.take(text.ids, running)
+        return self.llm.empty_cache() if cache is None else cache
 
     def _step(self):
         """One pass: a token of each text, and a piece of the prompts."""

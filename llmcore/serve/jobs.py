@@ -1,6 +1,7 @@
 """A request at work: its texts, and what is heard of them on the way from the engine's thread."""
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
@@ -120,4 +121,5 @@ def failure(error: Exception | None) -> RequestError:
         return RequestError(str(error), status=500)
     if isinstance(error, ValueError):  # options that leave no token to choose
         return RequestError(str(error), code="invalid_value")
+    logging.getLogger(__name__).error("a text failed", exc_info=error)
     return RequestError(f"the text failed: {type(error).__name__}: {error}", status=500)

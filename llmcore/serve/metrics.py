@@ -9,7 +9,7 @@ BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)  # upper ends,
 COUNTERS = {
     "requests": "Requests that were answered, by path and status.",
     "prompt_tokens": "Tokens of prompts.",
-    "cached_tokens": "... of which a cache held the rows.",
+    "cached_tokens": "Tokens of prompts that a cache held, so that they were not read again.",
     "generated_tokens": "Tokens that were written.",
 }
 HISTOGRAMS = {
