@@ -177,6 +177,29 @@ def test_a_long_prompt_stops_the_others_for_one_piece_alone(llama, monkeypatch):
     ) == 1  # a short prompt is read in one step beside a long one
 
 
+def test_a_slow_model_reads_prompts_in_smaller_pieces(llama, monkeypatch):
+    """Of 5 ms a row and 10 ms a pass: within 3 x 50 ms there is room for 30 rows, after a few steps."""
+    rows, forward = [], engine_module.forward
+
+    def slow(weights, config, texts):
+        n = [len(ids) for ids, _ in texts]
+        rows.append(n)
+        time.sleep(0.01 + 0.005 * sum(n))
+        return forward(weights, config, texts)
+
+    monkeypatch.setattr(engine_module, "forward", slow)
+    with Running(llama) as engine:
+        came = threading.Event()
+        engine.submit([writing(llama, [5, 6], ear := Ear(each=lambda _: came.set()), max_tokens=60)])
+        assert came.wait(60)
+        engine.submit([writing(llama, [7] * 450, late := Ear())])
+        wait(ear, late)
+    beside = [max(step) for step in rows if len(step) > 1 and max(step) > 1]
+    assert beside[0] == BESIDE
+    assert all(n <= 40 for n in beside[4:])
+    assert len(beside) > 8
+
+
 def test_shares_of_a_step():
     """The shortest prompt first; what it leaves goes to the others; a text that is written has one token."""
     texts = [("long", 1000, False), ("written", 1, True), ("short", 10, False), ("middle", 60, False)]

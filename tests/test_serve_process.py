@@ -85,7 +85,7 @@ def test_what_runs_is_finished_when_it_is_told_to_stop(path, number, status):
         assert lines[-2] == "data: [DONE]"
         said = server.process.communicate(timeout=60)
         assert server.process.returncode == status
-        assert re.search(r"stopping: \d texts are being finished", said[1])
+        assert re.search(r"stopping when what runs is finished \(\d\)", said[1])
         assert "Traceback" not in said[1]
         assert said[0] == ""
 

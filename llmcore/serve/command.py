@@ -155,7 +155,9 @@ def listen_until_told(app, listener: socket.socket, engine, say: Say) -> int:
             """Take no more requests, and wait for those that run."""
             engine.drain()
             if engine.running and not self.force_exit:
-                say(f"stopping: {len(engine.running)} texts are being finished | Ctrl-C again ends at once")
+                say(
+                    f"stopping when what runs is finished ({len(engine.running)}) | Ctrl-C again ends at once"
+                )
             await super().shutdown(sockets)
 
     config = uvicorn.Config(

@@ -22,7 +22,8 @@ from .metrics import Metrics
 from .prefixes import Prefixes, Read
 from .texts import CANCELLED, FAILED, READ, Reading, Writing
 
-BESIDE = 128  # rows of prompts in a step that has texts to write as well
+BESIDE, FEWEST = 128, 16  # rows of prompts, at most and at least, in a step that has texts to write as well
+SLOWER, QUICK = 3, 0.05  # such a step takes so many times as long as one without, or as so many seconds
 Text = Writing | Reading
 
 
@@ -45,6 +46,7 @@ class Engine:
         self.running: list[Text] = []
         # A quarter of what is free stays for texts that may be gone on with
         self.prefixes = Prefixes(2 * parallel, (available_memory() or 1 << 32) // 4)
+        self.beside, self._alone = BESIDE, QUICK  # rows of prompts; seconds of the last step without any
         self._wake = threading.Condition()
         self._draining = self._stopped = False
         self._thread = threading.Thread(target=self._work, name="llmcore-engine", daemon=True)
@@ -146,8 +148,9 @@ class Engine:
 
     def _step(self):
         """One pass: a token of each text, and a piece of the prompts."""
-        shares = share([(text, len(text.ids) - text.cache.length, text.begun) for text in self.running])
-        begin = time.perf_counter()
+        unread = [(text, len(text.ids) - text.cache.length, text.begun) for text in self.running]
+        shares, begin = share(unread, self.beside), time.perf_counter()
+        n_rows = sum(n for text, n in shares if not text.begun)
         try:
             x_TD = forward(self.llm.weights, self.llm.config, [self._unread(*part) for part in shares])
             self._take(shares, x_TD)
@@ -157,7 +160,19 @@ class Engine:
         except Exception as error:  # a fault of ours must not end the server
             for text, _ in shares:
                 self._end(text, FAILED, error)
-        self.metrics.observe("step_seconds", time.perf_counter() - begin)
+        seconds = time.perf_counter() - begin
+        self.metrics.observe("step_seconds", seconds)
+        if any(begun for _, _, begun in unread):
+            self._pace(n_rows, seconds)
+
+    def _pace(self, n_rows, seconds):
+        """Have the next step read fewer rows of prompts, or more, after one that took so long."""
+        if n_rows == 0:
+            self._alone = seconds
+            return
+        for_a_row = max(seconds - self._alone, 1e-6) / n_rows
+        rows = SLOWER * max(self._alone, QUICK) / for_a_row
+        self.beside = int(min(BESIDE, max(FEWEST, (self.beside + rows) / 2)))
 
     def _unread(self, text, n):
         return np.array(text.ids[text.cache.length : text.cache.length + n]), text.cache
@@ -205,15 +220,16 @@ def is_ahead(first: Text | None) -> bool:
     return first is not None and not (first.begun or first.over)
 
 
-def share(texts: Sequence[tuple[Text, int, bool]]) -> list[tuple[Text, int]]:
+def share(texts: Sequence[tuple[Text, int, bool]], beside: int = BESIDE) -> list[tuple[Text, int]]:
     """(text, its unread ids, whether it is being written) -> how many ids of each the next step takes in.
 
-    A text that is written has one. Prompts share the rest evenly, the shortest first, and what one leaves
-    goes to the next: a short prompt is read in a step or two, whatever else is being read.
+    A text that is written has one. Prompts share what else there is, `beside` if there are such texts,
+    evenly, the shortest first, and what one leaves goes to the next: a short prompt is read in a step or two,
+    whatever else is being read.
     """
     shares = [(text, n) for text, n, begun in texts if begun]
     prompts = sorted((item for item in texts if not item[2]), key=lambda item: item[1])
-    left = BESIDE if shares else CHUNK
+    left = beside if shares else CHUNK
     for i, (text, n, _) in enumerate(prompts):
         n = min(n, max(1, left // (len(prompts) - i)))
         shares.append((text, n))
