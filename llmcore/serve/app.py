@@ -11,7 +11,7 @@ from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
@@ -272,6 +272,8 @@ async def page(served: Served, request: Request) -> Response:
 
 async def tell_error(request: Request, error: Exception) -> Response:
     """Any error in the form of OpenAI's protocol."""
+    if isinstance(error, ClientDisconnect):  # in the middle of its request: nobody hears this
+        return Response(status_code=499)
     if isinstance(error, QueueFull):
         message = "as many requests wait as the server lets wait; try again"
         error = RequestError(message, code="queue_full", status=429, headers={"Retry-After": "1"})
@@ -305,7 +307,7 @@ ROUTES = (
 def make_app(served: Served) -> Guard:
     """The ASGI application. Its engine is the caller's to start and stop."""
     routes = [Route(path, partial(handler, served), methods=[method]) for method, path, handler in ROUTES]
-    errors = (RequestError, QueueFull, Stopping, HTTPException, Exception)
+    errors = (RequestError, QueueFull, Stopping, HTTPException, ClientDisconnect, Exception)
     app = Starlette(routes=routes, exception_handlers=dict.fromkeys(errors, tell_error))
     paths = {path for _, path, _ in ROUTES}
     return Guard(app, served.engine.metrics, paths, served.local, served.key, served.origins)
