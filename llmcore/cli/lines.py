@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..llm import LLM
+from ..serve.rendering import kept_renderer
 from ..serve.requests import SAMPLING, Asked, RequestError
 from ..speed.batching import write_together
 from .choices import Choice, Defaults, choices_of, read_body, reply_of
@@ -88,9 +89,10 @@ def answers(llm: LLM, job: Job, records: Iterable[Record], batch: int) -> Iterat
             pending.append(begun(llm, job, record))
             yield from pending[-1].choices
 
-    for _ in write_together(llm.weights, llm.config, choices(), batch):
-        while pending and pending[0].complete:
-            yield answered(llm, job, pending.popleft())
+    with kept_renderer():
+        for _ in write_together(llm.weights, llm.config, choices(), batch):
+            while pending and pending[0].complete:
+                yield answered(llm, job, pending.popleft())
     yield from (answered(llm, job, line) for line in pending)
 
 

@@ -12,6 +12,8 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..chat import template
@@ -53,6 +55,19 @@ class Renderer:
         if process is not None:
             process.kill()
             process.communicate()
+
+
+@contextmanager
+def kept_renderer() -> Iterator[None]:
+    """Templates are rendered in children of one process meanwhile, where the system has `fork`."""
+    renderer, before = Renderer(), template.ask
+    if hasattr(os, "fork"):
+        template.ask = renderer.ask
+    try:
+        yield
+    finally:
+        template.ask = before
+        renderer.close()
 
 
 def read(stream) -> bytes:
