@@ -157,7 +157,12 @@ def _lines(n):
 
 
 def _parser():
-    parser = Parser("python -m llmcore batch", description="Answer the requests of a file, a line each.")
+    lines = (
+        'Lines of IN: {"prompt": "..."} or {"messages": [...]}, with max_tokens, temperature and so on beside it;'
+        ' or OpenAI\'s {"custom_id": ..., "method": "POST", "url": "/v1/chat/completions", "body": {...}}.'
+    )
+    what = "Answer the requests of a file, a line each."
+    parser = Parser("python -m llmcore batch", description=what, epilog=lines)
     parser.add_argument(
         "input", metavar="IN", type=Path, help="requests: .jsonl (OpenAI's, plain) or .parquet"
     )
