@@ -158,7 +158,7 @@ def _lines(n):
 
 def _parser():
     lines = (
-        'Lines of IN: {"prompt": "..."} or {"messages": [...]}, with max_tokens, temperature and so on beside it;'
+        'Lines of IN: {"prompt": "..."} or {"messages": [...]}, with max_tokens, temperature and so on;'
         ' or OpenAI\'s {"custom_id": ..., "method": "POST", "url": "/v1/chat/completions", "body": {...}}.'
     )
     what = "Answer the requests of a file, a line each."
