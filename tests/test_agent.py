@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT, real_model
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from test_faults_messages import in_process  # noqa: F401 (a fixture)
@@ -468,15 +468,13 @@ def run(*arguments, stdin="", **options):
         (["What?"], "error: nobody can confirm the calls, since standard input is no terminal; --yes allows"),
         (["--yes", " "], "error: the question is empty"),
         (["--yes", "--transcript", "/nowhere/at/t.json", "What?"], "there is no such folder"),
-        (["--yes", "--max-steps", "0", "What?"], "'0' is not a whole number of 1 or more"),
     ],
 )
-def test_wrong_arguments_are_told_before_a_model_is_loaded(arguments, words, capsys, monkeypatch):
+def test_what_would_end_badly_is_one_line_before_a_model_is_loaded(arguments, words, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", None)
-    with pytest.raises(SystemExit) as ended:
-        main(["--model", "no.gguf", *arguments])
-    assert ended.value.code == 2
-    assert words in capsys.readouterr().err
+    assert main(["--model", "no.gguf", *arguments]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert words in line
 
 
 def test_a_folder_that_is_not_there_is_one_line(capsys):
@@ -543,7 +541,9 @@ def test_a_step_is_told_before_its_calls():
 @pytest.mark.slow
 def test_a_real_model_without_tools_ends_a_task_of_two_steps(tmp_path):
     pytest.importorskip("llguidance")
-    model = real_model("SmolLM2-135M-Instruct.Q4_1.gguf")
+    model = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    if not model.exists():
+        pytest.skip(f"{model.name} is not here; python -m llmcore get smollm2 gets it")
     transcript = tmp_path / "t.json"
     done = run(
         *("--model", model, "--yes", "--temperature", 0, "--max-steps", 5, "--max-tokens", 100),

@@ -134,6 +134,7 @@ class Screen:
 
 def run(args: argparse.Namespace, given: dict, say: Say) -> int:
     """Open the model and its tools, then work."""
+    check(args)
     tools = built_in(Allowed.of(args.allow))
     messages = [{"role": "user", "content": args.question}]
     if args.system:
@@ -214,4 +215,4 @@ def main(argv: list[str] | None = None) -> int:
     add_sampling(parser)
     draft = "guess up to N tokens ahead where the text repeats itself: the same, sooner"
     parser.add_argument("--draft", metavar="lookup:N", type=draft_tokens, help=draft)
-    return command_line(parser, run, argv, check)
+    return command_line(parser, run, argv)

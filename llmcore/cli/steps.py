@@ -21,7 +21,7 @@ ASKED = [{"role": "user", "content": "?"}]
 TOLD = """Answer the question with the help of tools. First use the tool that fits the question, then answer.
 Each of your messages is one line of JSON. These lines use a tool, with the text in parentheses filled in:
 {tools}
-This line answers: {{"answer": "(text)"}}"""
+This line answers: {{"answer": (what the user asked for)}}"""
 CUT_ANSWER = re.compile(r'\s*\{\s*"answer"\s*:\s*"(.*?)(?:\\u?[0-9a-fA-F]{0,3})?\Z', re.DOTALL)
 
 
