@@ -55,6 +55,8 @@ def run(args: argparse.Namespace, given: dict, say: Say) -> int:
     prompt, out = read_prompt(args), args.out
     if not out.absolute().parent.is_dir():
         raise ValueError(f"--out: there is no directory {out.absolute().parent}")
+    if out.is_dir():
+        raise ValueError(f"--out: {out} is a directory; name a file in it")
     path = find_model(args.model, say, args.quiet)
     options = {"weights": args.weights, "context_length": args.context, "threads": args.threads}
     llm = load(path, progress=not args.quiet, **options)

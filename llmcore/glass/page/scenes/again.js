@@ -44,7 +44,7 @@ function scene(data, state, el, t) {
     layers.some(({window}) => window) ? [" ", t("windows", {window: num(layers.find(({window}) => window).window)})] : null) : null,
   states.length ? h("p", null, t("states", {n: states.length, size: strong(bytes(state_))})) : null,
   d.shared ? h("p", null, t("shared", {n: d.shared})) : null,
-  h("p", null, t("last", {token: chip(IDS[total - 1])})));
+  h("p", null, t(d.ended ? "ended" : d.full ? "full" : "last", {token: chip(IDS[total - 1])})));
 
   return () => {
     const {step} = here();
@@ -53,6 +53,6 @@ function scene(data, state, el, t) {
       (i) => go({t: run.steps.indexOf(i)})));
     grid.say(t.plain("picture", {layers: layers.length, n: n + at}));
     grid.paint();
-    fill(said, at === 0 ? t("read_all", {n: strong(t("tokens", {n})), token: chip(IDS[n])}) : t("read_one", {token: chip(IDS[n + at - 1]), n: n + at - 1, next: chip(IDS[n + at])}));
+    fill(said, at === 0 ? t(d.passes > 1 ? "read_chunks" : "read_all", {n: strong(t("tokens", {n})), token: chip(IDS[n]), passes: d.passes, most: d.chunk}) : t("read_one", {token: chip(IDS[n + at - 1]), n: n + at - 1, next: chip(IDS[n + at])}));
   };
 }

@@ -3,6 +3,8 @@
 from ....cache import KVCache, Rows
 from ....cli.inspect import row_bytes
 from ....mixers.state import State
+from ....model import CHUNK
+from ....tokenizers.streaming import CONTEXT_FULL, END_OF_TEXT
 from ...recording import Run
 
 WANTED: frozenset[str] = frozenset()
@@ -34,7 +36,10 @@ def part(run: Run) -> dict | None:
         "layers": layers,
         "context": llm.context_length,
         "shared": sum(getattr(p.mixer, "rows_of", None) is not None for p in llm.config.layers),
-        "end": run.end,
+        "ended": run.end == END_OF_TEXT,
+        "full": run.end == CONTEXT_FULL,
+        "passes": -(-run.n_prompt // CHUNK),
+        "chunk": CHUNK,
     }
 
 

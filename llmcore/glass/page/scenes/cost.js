@@ -5,6 +5,6 @@ function scene(data, state, el, t) {
   const scatter = later.length > 1 && Math.max(...later) > 2 * Math.min(...later);
   el.append(h("p", {class: "lead"}, d.idle ? t("intro_experts", {n: strong(large(d.weights)), idle: strong(large(d.idle))}) : t("intro", {n: strong(large(d.weights))})),
     h("div", {class: "panel"}, h("div", {class: "bars"}, rows), h("p", {class: "small"}, t("measured"), scatter ? [" ", t("scatter")] : null)),
-    h("div", {class: "notice"}, later.length ? h("p", null, t("shared", {n: run.prompt, prompt: num(d.ms[0] / run.prompt, d.ms[0] < 10 * run.prompt ? 1 : 0), each: num(middle, middle < 10 ? 1 : 0)})) : null,
+    h("div", {class: "notice"}, later.length ? h("p", null, t(d.passes > 1 ? "shared_many" : "shared", {n: run.prompt, passes: d.passes, prompt: num(d.ms[0] / run.prompt, d.ms[0] < 10 * run.prompt ? 1 : 0), each: num(middle, middle < 10 ? 1 : 0)})) : null,
       d.way ? h("p", null, t(`way_${d.way}`)) : null));
 }

@@ -3,6 +3,7 @@
 import math
 
 from ....ffn.experts import Experts
+from ....model import CHUNK
 from ....speed.holding import WAYS
 from ....writing import write
 from ...recording import Run
@@ -26,6 +27,7 @@ def part(run: Run) -> dict | None:
     return {
         "ms": [1000 * seconds for seconds in run.seconds],
         "weights": dense + used,
+        "passes": -(-run.n_prompt // CHUNK),
         "idle": sum(experts.values()) - used,
         "way": next((way for way in WAYS if run.llm.held.startswith(way)), ""),
     }
