@@ -3,12 +3,14 @@ them, and `jsonschema`, `json` and `re` say whether they are.
 """
 
 import functools
+import gc
 import gzip
 import json
 import lzma
 import re
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -247,10 +249,20 @@ def test_a_place_in_a_schema_is_its_json_pointer():
     assert list(parts({"a/b": [{"c~": {}}]})) == [("/a~1b/0", {"c~": {}}), ("/a~1b/0/c~0", {})]
 
 
+def test_a_model_that_is_gone_leaves_nothing():
+    llm = llmcore.load(tiny_llama())
+    thought = reasoning_of("<think>")
+    assert "".join(llm.generate("a", max_tokens=9, regex="ab", thought=thought)).endswith("ab")
+    gone = weakref.ref(llm.tokenizer)
+    del llm
+    gc.collect()
+    assert gone() is None
+
+
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "llguidance", None)
     with pytest.raises(ImportError, match=r"llmcore\[json\]"):
-        tiny().generate("a", max_tokens=1, regex="a")
+        tiny().generate("a", max_tokens=1, regex="missing")
 
 
 # Thoughts. A scripted model has the next token of its script as the likeliest by far.

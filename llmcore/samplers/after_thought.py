@@ -15,10 +15,9 @@ class AfterThought:
     ANSWERING: the rules.
     """
 
-    def __init__(self, rules, markers):
+    def __init__(self, rules, tokenizer, markers):
         """`markers` is a `chat.reasoning.Reasoning`."""
-        self._rules, self._guide = rules, rules.guide
-        tokenizer = self._guide.tokenizer
+        self._rules, self._guide, self._tokenizer = rules, rules.guide, tokenizer
         spell = self._guide.spelling.ids
         self._open, *silent = [spell(text, tokenizer.special) for text in (markers.open, *markers.silent)]
         self._markup, self._markup_after = [self._open, *silent], [self._open] * markers.anywhere + silent
@@ -27,7 +26,7 @@ class AfterThought:
 
     def begin(self, prompt: Sequence[int]) -> None:
         """The prompt may have opened the thought, or closed it."""
-        end = self._guide.tokenizer.decode(prompt[-16:], special=True).rstrip()
+        end = self._tokenizer.decode(prompt[-16:], special=True).rstrip()
         closed = end.endswith(self._markers.close)
         self._state = THINKING if end.endswith(self._markers.open) else ANSWERING if closed else BETWEEN
         self._tail = b""  # of a thought: what may be the beginning of its end

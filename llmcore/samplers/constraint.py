@@ -25,7 +25,7 @@ SPACE = r"(\x20|\x0A{1,2}[\x20\x09]{0,20})"
 TOGETHER = {"anyOf", "oneOf", "$ref", "if", "dependentSchemas", "patternProperties", "unevaluatedProperties"}
 NAMED = {"properties", "$defs", "definitions"}
 VALUES = {"enum", "const", "default", "examples", "required"}
-# Tokenizer -> its Guide, which takes a second to make for 262,144 tokens
+# Tokenizer -> its Guide, which takes a second to make for 262,144 tokens, and does not refer to it
 KNOWN: WeakKeyDictionary = WeakKeyDictionary()
 
 
@@ -54,7 +54,7 @@ def constraint_of(sampling, tokenizer, ignore_eos: bool = False) -> "Constraint"
         return Constraint(rules)
     from .after_thought import AfterThought  # here, because few models think
 
-    return Constraint(AfterThought(rules, sampling.thought))
+    return Constraint(AfterThought(rules, tokenizer, sampling.thought))
 
 
 def check(sampling) -> str:
@@ -62,7 +62,11 @@ def check(sampling) -> str:
 
     Raises ValueError, which names what is wrong with it and where, and ImportError if llguidance is missing.
     """
-    name, text = _asked(sampling)
+    return _checked(*_asked(sampling))
+
+
+@lru_cache(maxsize=32)  # many texts are written under one
+def _checked(name, text):
     library = _library()
     try:
         if name == "json_schema":
@@ -185,7 +189,6 @@ class Guide:
     def __init__(self, tokenizer):
         """Hand the library the bytes of each token; 0xFF marks a token that is none of the text."""
         library, hidden = _library(), (CONTROL, UNKNOWN)
-        self.tokenizer = tokenizer
         self.tokens = [
             b"\xff" * (kind in hidden) + tokenizer.token_bytes(i, special=True)
             for i, kind in enumerate(tokenizer.types)
@@ -231,14 +234,14 @@ class Spelling:
         self.tokens, self.bos_token_id, self.eos_token_id = tokens, tokenizer.bos_id, min(tokenizer.eog_ids)
         self.special_token_ids = [i for i, token in enumerate(tokens) if token[:1] == b"\xff"]
         self.longest_first: Any = None  # the library's own spelling
-        self._tokenizer = tokenizer
+        self._user_defined = tokenizer.user_defined
         # Without the space that SentencePiece gets before a text, since this stands in the midst of one
         self._encode = getattr(tokenizer.algorithm, "processor", tokenizer.algorithm).encode
 
     def __call__(self, text: bytes) -> list[int]:
         """The ids of plain text in the midst of another."""
         plain = text.decode("utf-8", "replace")
-        ids = self.ids(plain, self._tokenizer.user_defined)
+        ids = self.ids(plain, self._user_defined)
         spelled = b"".join(self.tokens[i] for i in ids if i < len(self.tokens))
         return ids if spelled == text or self.longest_first is None else self.longest_first(plain)
 
