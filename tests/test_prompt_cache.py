@@ -75,9 +75,9 @@ def test_the_second_process_goes_on_to_the_bit(family, tmp_path):
 def test_another_text_goes_on_from_what_is_common(family, tmp_path):
     llm, path = model(family), tmp_path / "c"
     ids, n_fixed = ids_for(llm), 200
-    read_ahead(llm, path, ids, n_fixed)
+    read_ahead(llm, path, ids, lambda: n_fixed)
     other = ids[:250] + IDS[::-1][:40]
-    cache, n_known = read_ahead(llm, path, other, n_fixed)
+    cache, n_known = read_ahead(llm, path, other, lambda: n_fixed)
     assert n_known == (n_fixed if family in FORGETFUL else 250)
     fresh = llm.empty_cache()
     want = logits_of(llm, other, fresh)[-8:]
@@ -88,15 +88,15 @@ def test_another_text_goes_on_from_what_is_common(family, tmp_path):
 @pytest.mark.parametrize("family", ["llama", "qwen35", "gemma3"])
 def test_the_file_is_made_anew_for_much_that_is_new(family, tmp_path):
     llm, path = model(family), tmp_path / "c"
-    read_ahead(llm, path, IDS[:200], 100)
+    read_ahead(llm, path, IDS[:200], lambda: 100)
     before = path.read_bytes()
-    assert read_ahead(llm, path, IDS[:210], 100)[1] == 200
+    assert read_ahead(llm, path, IDS[:210], lambda: 100)[1] == 200
     assert path.read_bytes() == before
-    assert read_ahead(llm, path, IDS[:290], 100)[1] == 200
-    assert read_ahead(llm, path, IDS[:290], 100)[1] == 290
+    assert read_ahead(llm, path, IDS[:290], lambda: 100)[1] == 200
+    assert read_ahead(llm, path, IDS[:290], lambda: 100)[1] == 290
     # A text that shares 100 tokens makes a file from which both places of the first are reached.
-    assert read_ahead(llm, path, IDS[:100] + IDS[600:700], 100)[1] == 100
-    assert read_ahead(llm, path, IDS[:100] + IDS[800:810], 100)[1] == 100
+    assert read_ahead(llm, path, IDS[:100] + IDS[600:700], lambda: 100)[1] == 100
+    assert read_ahead(llm, path, IDS[:100] + IDS[800:810], lambda: 100)[1] == 100
 
 
 def test_small_prompts_make_no_file(tmp_path):

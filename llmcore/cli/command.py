@@ -242,9 +242,10 @@ def cached_prompt(args: argparse.Namespace, llm: LLM, ids: list[int], encode) ->
         return None, 0
     from ..speed.cache_file import n_common, read_ahead  # here, because few prompts are kept
 
-    # Two others, so that one at least does not begin with the prompt's own first letter.
-    others = [encode(text) for text in ("?", "A b")] if is_answer(args) else []
-    n_fixed = min((n_common(ids, other) for other in others), default=0)
+    def n_fixed():
+        """Tokens of the system message and the markup: of two other prompts one at least begins otherwise."""
+        return min(n_common(ids, encode(other)) for other in ("?", "A b")) if is_answer(args) else 0
+
     return read_ahead(llm, args.prompt_cache, ids[:-1], n_fixed)
 
 

@@ -15,7 +15,7 @@ import os
 import sys
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from ..threads import each
 
 MAGIC = b"llmcore cache \\n\\n"
 VERSION = 1  # of what a cache holds and how it lies in the file
-SAMPLE = 1 << 16  # bytes of a tensor that are looked at; of larger ones as many, at sixteen places
+SAMPLE, PIECE = 1 << 16, 1 << 10  # a tensor of so many bytes is looked at whole, of others sixteen pieces
 LEAST = 16  # tokens that are worth a new file, if they are an eighth of those that were known, too
 NAMES = {  # of what the fingerprint says, in the order in which it is compared
     "version": "another version of llmcore ({theirs}; this one is {ours})",
@@ -54,16 +54,14 @@ def fingerprint(llm) -> dict:
             digest.update(head.read(min(t.offset for t in file.tensors.values() if t.path == path)))
     for tensor in file.tensors.values():
         data = tensor.data.reshape(-1)
-        step = max(1, len(data) // 16)
-        pieces = (
-            [data] if len(data) <= SAMPLE else [data[i : i + SAMPLE // 16] for i in range(0, len(data), step)]
-        )
-        for piece in pieces:
-            digest.update(piece.data)
+        size, n_pieces = (len(data), 1) if len(data) <= SAMPLE else (PIECE, 16)
+        for start in np.linspace(0, len(data) - size, n_pieces, dtype=int):
+            digest.update(data[start : start + size].data)
     name = file.metadata.get("general.name", "without a name")
     model = f"{file.metadata['general.architecture']}, {name}"
     told = {"version": VERSION, "byte_order": sys.byteorder, "model": model, "file": digest.hexdigest()}
-    return told | {"weights": llm.held.partition(",")[0], "context": llm.context_length}
+    way = llm.held.replace(",", " ").split()[0]
+    return told | {"weights": way, "context": llm.context_length}
 
 
 @dataclass(frozen=True)
@@ -292,24 +290,25 @@ def n_common(a: Sequence[int], b: Sequence[int]) -> int:
     return int(different[0]) if len(different) else n
 
 
-def read_ahead(llm, path, ids: Sequence[int], n_fixed: int = 0) -> tuple[KVCache, int]:
+def read_ahead(llm, path, ids: Sequence[int], n_fixed: Callable[[], int] = lambda: 0) -> tuple[KVCache, int]:
     """A cache that holds `ids`, and how many of them came from the file at `path`; the others are read.
 
-    Where these are many the file is made, or made anew. Other texts begin with the first `n_fixed` of the
-    ids: layers that forget can go back there, too, and to where the ids left those of the older file. Raises
-    what `CacheFile` raises.
+    Where these are many the file is made, or made anew, and `n_fixed()` is asked how many of the ids other
+    texts begin with, too: layers that forget can go back there, and to where the ids left those of the older
+    file. Raises what `CacheFile` raises.
     """
     file = CacheFile(path, llm) if os.path.exists(path) and os.path.getsize(path) else None
     cache = llm.empty_cache() if file is None else file.cache_for(ids)
     n_known, n_same = cache.length, 0 if file is None else n_common(file.ids, ids)
+    is_worth_it = len(ids) - n_known > max(LEAST, n_known // 8)
     places = []
-    for length in sorted({n_fixed, n_same, len(ids)}):
+    for length in sorted({n_fixed() if is_worth_it else 0, n_same, len(ids)}):
         if length > cache.length:
             for _ in prefill(llm.weights, llm.config, ids[cache.length : length], cache):
                 pass
             cache.keep()
             places.append(kept(cache))
-    if len(ids) - n_known > max(LEAST, n_known // 8):
+    if is_worth_it:
         older = file.places_up_to(n_same) if file and forgets(cache) else []
         try:
             save(path, llm, ids, [*older[-2:], *places] if forgets(cache) else places[-1:])
