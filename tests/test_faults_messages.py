@@ -147,6 +147,8 @@ def test_each_form_gives_the_prompt_of_the_plain_one(name, tokenizer, in_process
         ),
         ({"role": "user", "content": 5}, "message 2: content must be a text"),
         ({"role": "user", "content": {"text": "a"}}, "message 2: content must be a text"),
+        ({"role": "user"}, "message 2 has no content"),
+        ({"role": "user", "content": None}, "message 2 has no content"),
         ({"role": None, "content": "a"}, "message 2 has the role None"),
         ({"content": "a"}, "message 2 has the role None"),
         ({"role": "assistant", "tool_calls": "x"}, "message 2: tool_calls must be a list"),

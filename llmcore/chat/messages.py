@@ -42,6 +42,8 @@ def _plain(message, where):
     role = message.get("role")
     if not isinstance(role, str) or not role:
         raise ValueError(f"{where} has the role {role!r}; {SHAPE}")
+    if role == "user" and message.get("content") is None:
+        raise ValueError(f"{where} has no content: what does the user say?")
     # Null is how libraries write what is not there (tool_calls, name, refusal); templates ask whether it is
     # defined.
     plain = {key: value for key, value in message.items() if value is not None}
