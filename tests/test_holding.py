@@ -10,7 +10,7 @@ from blocks import HELD, SMALL, TYPES, assert_same_bits, computing_with, cut_int
 
 from llmcore.linear import Job
 from llmcore.quants import FORMATS
-from llmcore.speed import filling
+from llmcore.speed import filling, panels
 from llmcore.speed.filling import fill
 from llmcore.speed.mapped import FileRows
 
@@ -45,6 +45,25 @@ def test_panels_are_the_matrix_bit_for_bit(kind, tile, outputs, monkeypatch):
     assert held.w_PIC.shape == (5, 256, 32)
     assert_same_bits(held.w_OI, np.concatenate(weights))
     assert not held.w_PIC.swapaxes(1, 2).reshape(160, 256)[160:].any()  # the rest is zeros
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "n_in", "product"),
+    [
+        (1, 576, (1, 1)),
+        (16, 1536, (16, 1)),  # 786,432 multiply-adds
+        (48, 576, (48, 1)),
+        (512, 576, (48, 1)),
+        (512, 1024, (24, 1)),  # 36 rows would be 1.2 million
+        (512, 2048, (12, 1)),
+        (8, 4096, (8, 2)),  # 1,048,576
+        (512, 4096, (24, 4)),  # 3.1 million
+    ],
+)
+def test_products_with_panels_are_small(n_rows, n_in, product):
+    assert panels.small_product(n_rows, n_in) == product
+    rows, runs = product
+    assert rows * -(-n_in // runs) * panels.WIDTH <= 10**6
 
 
 @pytest.mark.parametrize("kind", TYPES)

@@ -16,13 +16,12 @@ import numpy as np
 from ..linear import Job, cut
 from ..loader import Tensor
 from ..quants import FORMATS, dequantize, unpack
-from ..threads import each, evenly, n_threads
+from ..threads import each, evenly, for_threads, n_threads
 
 WIDTH = 32  # outputs of a panel: two registers of 16 floats
 SMALL = 10**6  # multiply-adds of the largest product that is not rewritten (gemm_small_matrix_permit)
-MOST_ROWS = 48  # multiplied at a time
-FEW_ROWS = 16  # the panels of a thread are multiplied by them at once: they are read from memory once
-BLOCK = 1 << 17  # weights that stay in the cache while more rows are multiplied by them
+ROWS, MOST_ROWS = 12, 48  # the kernels are fastest with a multiple of 12 rows; 48 are as good as more
+BLOCK = 1 << 18  # weights that stay in the cache while more rows are multiplied by them
 WORTH_SHARING = 1 << 17  # multiply-adds that take longer than to wake a thread
 TILE = 1 << 19  # weights expanded and transposed at a time
 CACHE_LINE = 64  # bytes
@@ -46,29 +45,35 @@ class Panels:
         # The product with a single row would be of another kind, which reads more slowly.
         x_TI = np.concatenate([x_TI, x_TI]) if T == 1 else np.ascontiguousarray(x_TI)
         y_TPC = np.empty((len(x_TI), P, C), np.float32)
+        n_rows, n_runs = small_product(len(x_TI), n_in)
+
+        def run(panels):
+            """The outputs of some panels."""
+            for t in range(0, len(x_TI), n_rows):
+                y_PTC = y_TPC[t : t + n_rows, panels].swapaxes(0, 1)
+                for i, inputs in enumerate(evenly(n_in, n_runs)):
+                    x_TR, w_PRC = x_TI[t : t + n_rows, inputs], self.w_PIC[panels, inputs]
+                    if i == 0:
+                        np.matmul(x_TR, w_PRC, out=y_PTC)
+                    else:
+                        y_PTC += x_TR @ w_PRC
+
         if T * P * n_in * C < WORTH_SHARING:
-            self._multiply(x_TI, y_TPC, slice(0, P))
-        else:
-            n_parts = n_threads() if T <= FEW_ROWS else -(-P * n_in * C // BLOCK)
-            each(lambda panels: self._multiply(x_TI, y_TPC, panels), evenly(P, n_parts))
+            run(slice(0, P))
+        else:  # where all rows fit into one product each thread reads its panels from memory once
+            each(run, evenly(P, n_threads() if n_rows >= T else for_threads(-(-P * n_in * C // BLOCK))))
         return y_TPC.reshape(len(x_TI), P * C)[:T, : self.n_out]
 
-    def _multiply(self, x_TI, y_TPC, panels):
-        """The outputs of some panels, in small products: some rows at a time, and of long rows a run."""
-        w_PIC, (T, n_in) = self.w_PIC[panels], x_TI.shape
-        n_rows = min(T, MOST_ROWS)
-        n_runs = -(-n_in * n_rows * WIDTH // SMALL)
-        if n_runs > 1 and n_rows > FEW_ROWS:
-            n_rows = FEW_ROWS
-            n_runs = -(-n_in * n_rows * WIDTH // SMALL)
-        for t in range(0, T, n_rows):
-            y_PTC = y_TPC[t : t + n_rows, panels].swapaxes(0, 1)
-            for i, run in enumerate(evenly(n_in, n_runs)):
-                x_TR, w_PRC = x_TI[t : t + n_rows, run], w_PIC[:, run]
-                if i == 0:
-                    np.matmul(x_TR, w_PRC, out=y_PTC)
-                else:
-                    y_PTC += x_TR @ w_PRC
+
+def small_product(n_rows: int, n_in: int) -> tuple[int, int]:
+    """How many of the rows a product with a panel takes to be small, and of how many runs of inputs."""
+    most = SMALL // (n_in * WIDTH)
+    if n_rows <= min(most, MOST_ROWS):
+        return n_rows, 1
+    if most >= ROWS:
+        return min(most // ROWS * ROWS, MOST_ROWS), 1
+    n_rows = min(n_rows, 2 * ROWS)
+    return n_rows, -(-n_rows * n_in * WIDTH // SMALL)
 
 
 def bytes_for(tensor: Tensor) -> int:
