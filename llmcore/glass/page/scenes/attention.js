@@ -48,10 +48,17 @@ const columnOf = (r) => r + (r ? GAP : 0);
 
 function overview(part, layers, t) {
   const most = Math.max(...layers.map((layer) => part.layers[layer].heads)), L = layers.length;
+  let kept = {};  // the picture without the frame around the head chosen: it takes long to paint
   const whole = () => innerWidth > 700 && most <= 24 && part.start === 0 && L <= 60;
   const canvas = picture(t.plain("all_heads"), (width) => (whole() ? 18 + most * Math.min(44, (width - 30) / L) : 18 + L * STRIP), (context, width) => {
-    const place = placer(width);
-    paintAll(context, part, layers, most, whole(), place, width);
+    const place = placer(width), {layer, head} = chosen(part, layers);
+    const key = [width, devicePixelRatio, ink("attention"), ink("sunk"), whole() ? "all" : state.t].join();
+    if (kept.key !== key) kept = {key, image: drawn(canvas, width, (to) => paintAll(to, part, layers, most, whole(), place, width))};
+    context.drawImage(kept.image, 0, 0, width, kept.image.height / (kept.image.width / width));
+    const [x, y, w, high] = place(layers.indexOf(layer), head);
+    context.strokeStyle = `rgb(${ink("bad").join(" ")})`;
+    context.lineWidth = 2;
+    context.strokeRect(x - 1.5, y - 1.5, w + 3, high + 3);
   });
   const placer = (width) => {
     if (whole()) {
@@ -75,9 +82,20 @@ function overview(part, layers, t) {
   return {el, canvas};
 }
 
+// A copy of a canvas's size, painted.
+function drawn(canvas, width, paint) {
+  const image = document.createElement("canvas");
+  image.width = canvas.width;
+  image.height = canvas.height;
+  const context = image.getContext("2d");
+  context.scale(canvas.width / width, canvas.width / width);
+  paint(context);
+  return image;
+}
+
 function paintAll(context, part, layers, most, whole, place, width) {
   const ground = ink("sunk"), strongest = ink("attention"), R = ROWS.length, C = COLUMNS.length;
-  const shade = (x) => blend(ground, strongest, x ** 0.6), mine = chosen(part, layers);
+  const shade = (x) => blend(ground, strongest, x ** 0.6);
   context.font = "11px sans-serif";
   context.fillStyle = `rgb(${ink("dim").join(" ")})`;
   for (let head = 0; !whole && head < most; head += most > 16 && width < 700 ? 4 : 1) context.fillText(String(head), place(0, head)[0], 11);
@@ -93,11 +111,6 @@ function paintAll(context, part, layers, most, whole, place, width) {
       } else {
         const found = sharesAt(part, layer, head, state.t);
         if (found) cells(context, {rows: 1, columns: found.length, x: a, y: b, width: w, height: high, color: (_, c) => shade(found[c])});
-      }
-      if (layer === mine.layer && head === mine.head) {
-        context.strokeStyle = `rgb(${ink("bad").join(" ")})`;
-        context.lineWidth = 2;
-        context.strokeRect(a - 1.5, b - 1.5, w + 3, high + 3);
       }
     }
   });
