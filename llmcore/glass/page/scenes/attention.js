@@ -182,7 +182,7 @@ function drawText(el, part, layers, t) {
   }
   const tokens = Array.from(found_, (share, c) => ({position: COLUMNS[c], value: share, title: `${nameAt(COLUMNS[c])}: ${percent(share)}`}));
   const top = [...tokens].sort((a, b) => b.value - a.value).slice(0, 5).filter((one) => one.value > 0);
-  fill(el, shaded(tokens, "attention", ROWS[state.t]), h("p", {class: "small"}, t("shading")),
+  fill(el, shaded(tokens, "attention", ROWS[state.t]), h("p", {class: "small"}, t("shading"), " ", t("places")),
     bars(top.map(({position, value}) => ({position, share: value, text: percent(value), color: "attention"}))));
 }
 
@@ -239,7 +239,7 @@ function noticeOf(part, layers, t) {
   if (!shares) return null;
   const order = Array.from(shares.keys()).sort((a, b) => shares[b] - shares[a]);
   const out = document.createDocumentFragment(), sum = shares.reduce((a, b) => a + b, 0);
-  const from = (c) => [strong(percent(shares[c])), chipAt(COLUMNS[c])];
+  const from = (c) => [strong(percent(shares[c])), placed(COLUMNS[c])];
   const [share, token] = from(order[0]);
   if (order.length > 1 && shares[order[1]] >= 0.05) {
     const [share2, token2] = from(order[1]);
@@ -259,7 +259,7 @@ function howShares(part, t) {
   const {scores, products} = scoresOf(one), shares = sharesAt(part, one.layer, one.head, one.row);
   const order = Array.from(scores.keys()).sort((a, b) => shares[columnOf(b)] - shares[columnOf(a)]).slice(0, 6), largest = Math.max(...scores.filter((_, r) => shares[columnOf(r)] > 0));
   const best = order[0], H = products[best].length;
-  const rows = order.map((r) => [chipAt(ROWS[r]), num(products[r].reduce((a, b) => a + b, 0), 2), num(scores[r], 3), num(scores[r] - largest, 3), num(Math.exp(scores[r] - largest), 4), percent(shares[columnOf(r)])]);
+  const rows = order.map((r) => [placed(ROWS[r]), num(products[r].reduce((a, b) => a + b, 0), 2), num(scores[r], 3), num(scores[r] - largest, 3), num(Math.exp(scores[r] - largest), 4), percent(shares[columnOf(r)])]);
   const most = Math.max(...products[best].map(Math.abs)), heads = ["token", "product", "score", "less", "e", "share"].map((key) => t(`head_${key}`));
   const squares = h("div", {class: "squares", role: "img", "aria-label": t.plain("products_label", {n: H})}, Array.from(products[best], (x, i) =>
     h("i", {title: `${i}: ${signed(x, 2)}`, css: {background: tint(x / most)}})));

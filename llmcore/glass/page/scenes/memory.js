@@ -122,7 +122,7 @@ function noticeOf(part, one, layer, t) {
   if (left && state.t > 0) out.append(" ", t("left_of_first", {first: chipAt(ROWS[0]), n: strong(percent(left[0]))}));
   if (read) {
     const c = Array.from(read.keys()).reduce((a, b) => (Math.abs(read[b]) > Math.abs(read[a]) ? b : a), 0);
-    out.append(" ", t("reads_most", {token: chipAt(COLUMNS[c]), n: strong(signedShare(read[c]))}));
+    out.append(" ", t("reads_most", {token: placed(COLUMNS[c]), n: strong(signedShare(read[c]))}));
   }
   return out;
 }

@@ -56,7 +56,7 @@ function headsOf(data, t) {
   return [h("h3", null, t("heads")), h("div", {class: "bars heads"}, found.map(({layer, head, vote}) => {
     const look = looksAt(data, layer, head);
     return [h("button", {type: "button", class: "pill", onclick: () => { go({layer, head}); jump("attention"); }}, t("head_of", {layer, head})), bar(Math.abs(vote) / most, vote < 0 ? "head" : "attention"),
-      h("span", {class: "figure"}, strong(signed(vote)), look ? [" ", t("looks", {share: percent(look[0]), token: chipAt(look[1])})] : null)];
+      h("span", {class: "figure"}, strong(signed(vote)), look ? [" ", t("looks", {share: percent(look[0]), token: placed(look[1])})] : null)];
   })), h("p", {class: "small"}, t("heads_text"))];
 }
 

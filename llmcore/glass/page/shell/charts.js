@@ -63,6 +63,12 @@ function blend(from, to, share) {
   return from.map((c, i) => Math.round(c + (to[i] - c) * share));
 }
 
+// The token at a position; one that stands more than once has its place in the text beside it.
+function placed(position) {
+  const again = position >= 0 && COLUMNS.filter((one) => one >= 0 && IDS[one] === IDS[position]).length > 1;
+  return again ? [chipAt(position), h("sub", {class: "place"}, String(position))] : chipAt(position);
+}
+
 // Tokens one after another, each shaded by a number between -1 and 1: [{position, value, title}].
 function shaded(tokens, color, outlined) {
   const ground = ink("panel"), warm = ink(color), cool = ink("head");
@@ -79,7 +85,7 @@ function shaded(tokens, color, outlined) {
 // Bars with a token before and a figure behind: [{position or label, share, text, color}].
 function bars(items) {
   return h("div", {class: "bars"}, items.map(({position, label, share, text, color}) => [
-    h("span", null, label === undefined ? chipAt(position) : label), bar(Math.abs(share), color), h("span", {class: "figure"}, text),
+    h("span", null, label === undefined ? placed(position) : label), bar(Math.abs(share), color), h("span", {class: "figure"}, text),
   ]));
 }
 
