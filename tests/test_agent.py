@@ -398,6 +398,7 @@ def test_a_folder_that_is_not_there_is_told_at_once():
         ("factorial(20)", "2432902008176640000"),
         ("round(2.567, 1)", "2.6"),
         ("sin(pi / 2)", "1"),
+        ("{17} * 23 + 5", "396"),  # small models write braces
     ],
 )
 def test_the_calculator(expression, value):
@@ -494,6 +495,16 @@ def test_calls_are_shown_on_one_line_and_confirmed(monkeypatch, capsys):
     assert "\x1b" not in shown
     assert r'call: read(path="a\n\u001b[31mb", long="xxx' in shown
     assert "[cut: 300 of 5,007 characters]" in shown
+
+
+def test_an_interrupt_ends_the_line_of_the_question(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(readline=interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        Screen(print, yes=False, terminal=True).confirm("f", {})
+    assert capsys.readouterr().err.endswith("[y/N] \n")
 
 
 def test_the_transcript_is_whole_or_the_one_before(tmp_path, monkeypatch):

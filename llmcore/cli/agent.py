@@ -108,9 +108,12 @@ class Screen:
         if self.yes:
             return True
         print("allow it? [y/N] ", end="", file=sys.stderr, flush=True)
-        line = sys.stdin.readline()
-        if not line:
-            print(file=sys.stderr)
+        line = ""
+        try:
+            line = sys.stdin.readline()
+        finally:
+            if not line:  # Ctrl-C, or Ctrl-D
+                print(file=sys.stderr)
         return line.strip().lower() in ("y", "yes")
 
     def tell(self, content: str) -> None:

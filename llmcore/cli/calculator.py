@@ -29,7 +29,7 @@ FUNCTIONS: dict[str, Callable] = {
     **{"degrees": math.degrees, "radians": math.radians, "factorial": lambda n: _factorial(n)},
     **{"abs": abs, "round": lambda x, n=0: _round(x, n), "min": min, "max": max},
 }
-SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "^": "**"})  # noqa: RUF001
+SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "^": "**", "{": "(", "}": ")"})  # noqa: RUF001
 
 
 def calculate(expression: str) -> str:
