@@ -49,7 +49,7 @@ def summarize(comparisons: list[Comparison]) -> Summary:
         n_prompts=len(comparisons),
         n_tokens=sum(one.n_tokens for one in comparisons),
         n_same=sum(one.n_same for one in comparisons),
-        kl=float(np.mean(kl)) if kl else None,
+        kl=max(0.0, float(np.mean(kl))) if kl else None,
         largest=float(max(gaps)) if gaps else None,
         apart=max((first.apart for _, first in firsts), default=0.0),
         n_texts=len(comparisons) - len(firsts),
