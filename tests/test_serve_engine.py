@@ -1,7 +1,9 @@
 """The engine of the server: what it writes for many is what each gets alone, whoever comes and goes."""
 
+import gc
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +130,29 @@ def test_what_was_read_is_not_read_again(family):
         wait(ear)
         assert text.n_cached == len(onward) - 3
         assert ear.ids == alone(llm, onward)
+
+
+def test_what_is_over_goes_without_a_search_for_circles(llama):
+    """A cache is large, and Python's collector counts objects, not bytes."""
+    gc.collect()
+    gc.disable()
+    try:
+        with Running(llama) as engine:
+            engine.prefixes.n_most = 0
+            text = writing(llama, list(range(5, 45)), ear := Ear())
+            engine.submit([text])
+            wait(ear)
+            gone = weakref.ref(text)
+            assert text.cache is None
+            ear.text = text  # as a request holds on to its texts
+            del text, ear
+            end = time.monotonic() + 10
+            while gone() is not None:
+                assert time.monotonic() < end
+                engine.submit([writing(llama, [5], other := Ear())])
+                wait(other)
+    finally:
+        gc.enable()
 
 
 def test_texts_of_one_prompt_read_it_once(llama):

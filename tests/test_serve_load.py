@@ -100,8 +100,8 @@ def test_a_thousand_requests(tmp_path):
         for _ in range(4):
             await asyncio.gather(*(one(port, gate) for _ in range(250)))
             await until_idle(engine)
-            gc.collect()
             memory.append(resident())
+            gc.collect()
             objects.append(len(gc.get_objects()))
 
     with served(llm) as (engine, port):

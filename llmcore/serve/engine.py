@@ -206,13 +206,14 @@ class Engine:
             self.running.remove(text)
             if text.writes and error is None:
                 self.prefixes.keep(Read(text.ids, text.cache))
+            text.cache = None  # it is large, and who asked may hold on to the text
             close(text, end, error)
 
 
 def close(text: Text, end: str, error: Exception | None = None) -> None:
     """Tell who asked for a text that it is over."""
-    text.over = True
-    text.listener.close(text, end, error)
+    text.over, listener, text.listener = True, text.listener, None  # no circle is left of text and listener
+    listener.close(text, end, error)
 
 
 def is_ahead(first: Text | None) -> bool:

@@ -33,7 +33,8 @@ class Writing:
 
     def __init__(self, writer: Writer, listener: Listener, first: "Writing | None" = None):
         """A text of which nothing is read. It begins once the prompt of `first`, which is the same, is."""
-        self.writer, self.listener, self.first = writer, listener, first
+        self.writer, self.first = writer, first
+        self.listener: Any = listener  # None once the text is over
         self.ids: Sequence[int] = writer.ids
         self.cache: KVCache | None = None
         self.n_prompt, self.n_cached, self.cancelled = writer.n_prompt, 0, False
@@ -60,7 +61,8 @@ class Reading:
 
     def __init__(self, ids: Sequence[int], pool: Callable, listener: Waiter):
         """`pool(sum_D, x_TD)`, of what it returned before and new hidden states, is what remains."""
-        self.ids, self.listener, self._pool = ids, listener, pool
+        self.ids, self._pool = ids, pool
+        self.listener: Any = listener  # None once the text is over
         self.cache: KVCache | None = None
         self.n_prompt, self.n_cached, self.cancelled, self.over = len(ids), 0, False, False
         self.pooled_D: Any = 0.0
