@@ -14,13 +14,14 @@ from ..formats import Scales
 from ..linear import Job
 from ..loader import Tensor
 from ..quants import FORMATS, unpack
-from ..threads import evenly, for_threads
+from ..threads import evenly, for_threads, n_threads
 from . import mapped
 from .mapped import scratch
 
-TILE = 1 << 19  # weights of a tile
+TILE = 1 << 20  # weights of a tile at most
+WORTH_SHARING = 1 << 17  # weights of a tile for each thread, where a matrix is not larger
 TILE_OUTPUTS = 256  # at least, in a tile: shorter inner loops would cost more to start than to run
-FLOATS = 1 << 19  # integers that become floats at a time
+FLOATS = 1 << 20  # integers that become floats at a time
 FEW_ROWS = 16  # up to so many are multiplied by integers
 TRANSPOSED_TOGETHER = 256  # inputs of a tile, so that they stay in the cache
 CACHE_LINE = 64  # bytes
@@ -96,7 +97,8 @@ def tiles(tensor: Tensor) -> tuple[list[tuple[slice, Tile]], list[Job]]:
         return Scales(np.empty((B, 1, C), np.float32), np.empty((B, K, C), np.int8) if K > 1 else None)
 
     tiles, jobs = [], []
-    for part in evenly(n_out, for_threads(-(-n_out // max(TILE_OUTPUTS, TILE // n_in)))):
+    n_tiles = max(-(-n_out * n_in // TILE), min(n_threads(), n_out * n_in // WORTH_SHARING), 1)
+    for part in evenly(n_out, for_threads(min(n_tiles, -(-n_out // TILE_OUTPUTS)))):
         C, rows = part.stop - part.start, mapped.rows_of(tensor, part)
         q_GUC = q[part.start * n_in : part.stop * n_in].reshape(B * K, U, C)
         tile = Tile(q_GUC, scales(C), scales(C) if form.has_offset else None)
