@@ -494,7 +494,9 @@ def test_calls_are_shown_on_one_line_and_confirmed(monkeypatch, capsys):
     shown = capsys.readouterr().err
     assert "\x1b" not in shown
     assert r'call: read(path="a\n\u001b[31mb", long="xxx' in shown
-    assert "[cut: 300 of 5,007 characters]" in shown
+    assert "x" * 5000 in shown
+    assert Screen(print, yes=True, terminal=False).confirm("read", arguments)
+    assert "[cut: 300 of 5,007 characters]" in capsys.readouterr().err
 
 
 def test_an_interrupt_ends_the_line_of_the_question(monkeypatch, capsys):

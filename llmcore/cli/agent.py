@@ -102,9 +102,10 @@ class Screen:
             self.say(f"the answer is cut off: {done.end}")
 
     def confirm(self, name: str, arguments: dict) -> bool:
-        """Show a call, and whether the user allows it."""
-        shown = (f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in arguments.items())
-        note(f"call: {name}({', '.join(cut(text, ARGUMENT) for text in shown)})")
+        """Show a call, and whether the user allows it, who must see all of it."""
+        shown = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in arguments.items()]
+        shown = [cut(text, ARGUMENT) for text in shown] if self.yes else shown
+        note(f"call: {name}({', '.join(shown)})")
         if self.yes:
             return True
         print("allow it? [y/N] ", end="", file=sys.stderr, flush=True)
