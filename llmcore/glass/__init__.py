@@ -4,7 +4,8 @@
 
 `watching.py` says what has a name; `keeping.py` keeps arrays of a run; `lens.py` asks what the model would
 say after each half layer; `votes.py` splits a logit into what each half layer and each head brings to it;
-`changing.py` runs a text with an array of another run, or without one.
+`memory.py` takes the state of a recurrent layer apart into what each token wrote; `changing.py` runs a text
+with an array of another run, or without one.
 """
 
 from .changing import ablate, head_at, patch
