@@ -85,6 +85,8 @@ def test_the_page_says_what_the_engine_computed(run):
     data, summary = loaded(page.page_of(run))
     assert run.same
     assert run.llm.weights.watcher is NOBODY
+    assert run.layer_seconds.shape == (run.n_new, len(run.llm.config.layers))
+    assert (run.layer_seconds > 0).all()
     assert summary["prompt_ids"] == IDS
     assert [*IDS, *summary["new_ids"]] == unpack(data["run"]["ids"]).tolist() == run.ids
     whole_V = run.llm.logits(run.ids[:-1])

@@ -40,6 +40,7 @@ class Run:
     states: dict[tuple[str, int], list[np.ndarray]]  # of recurrent layers, after each pass
     logits: np.ndarray  # (tokens written, V): what each was drawn from
     seconds: list[float]  # of each step; the first reads the prompt
+    layer_seconds: np.ndarray  # (passes, L): of each layer in each pass, while it was watched
     same: bool  # whether the recorded run's logits equal the unwatched one's, bit for bit
     end: str  # what ended the text
     worked_out: dict[str, Any] = field(default_factory=dict)  # by scenes, for one another
@@ -119,6 +120,7 @@ def record(
         states=recorder.states,
         logits=np.stack([token.logits for token in tokens]),
         seconds=np.diff(times).tolist(),
+        layer_seconds=recorder.layer_seconds(len(llm.config.layers)),
         same=len(again) == len(tokens)
         and all(np.array_equal(a.logits, b.logits) for a, b in zip(again, tokens, strict=True)),
         end=tokens[-1].end or "",
@@ -136,11 +138,26 @@ class Recorder:
         self.states: dict[tuple[str, int], list[np.ndarray]] = {}
         self._rows, self._columns = rows, columns
         self._stop = 0  # the position after the last token of the pass
+        self._seconds: list[dict[int, float]] = []  # of each pass, by layer
+        self._left = 0.0  # when the recorder gave the last array back
 
     def see(self, name: str, layer: int, array: np.ndarray) -> None:
-        """Keep what is wanted of an array."""
+        """Keep what is wanted of an array. The time since the last one is the engine's, in this layer."""
+        came = time.perf_counter()
         if name == "inp_embd":  # the first of a pass
             self._stop += len(array)
+            self._seconds.append({})
+        else:
+            spent = self._seconds[-1]
+            spent[layer] = spent.get(layer, 0.0) + came - self._left
+        self._keep(name, layer, array)
+        self._left = time.perf_counter()
+
+    def layer_seconds(self, n_layers: int) -> np.ndarray:
+        """The seconds of each layer in each pass, those of the recorder not among them; (passes, L)."""
+        return np.array([[spent.get(i, 0.0) for i in range(n_layers)] for spent in self._seconds])
+
+    def _keep(self, name, layer, array):
         if name in STATES:
             self.states.setdefault((name, layer), []).append(array.copy())
             return

@@ -2,13 +2,14 @@
 
 import math
 
+
 from ....ffn.experts import Experts
 from ....model import CHUNK
 from ....speed.holding import WAYS
 from ....writing import write
 from ...recording import Run
 
-WANTED: frozenset[str] = frozenset()
+WANTED: frozenset[str] = frozenset({"l_out"})
 
 
 def part(run: Run) -> dict | None:
@@ -18,6 +19,7 @@ def part(run: Run) -> dict | None:
     looked_up = {name for name in matrices if "_embd" in name and name != run.llm.weights.output_rows.name}
     experts = {name: n for name, n in matrices.items() if "_exps" in name}
     dense = sum(n for name, n in matrices.items() if name not in experts and name not in looked_up)
+    later = run.layer_seconds[-(run.n_new - 1) :] if run.n_new > 1 else run.layer_seconds[:0]
     used = 0
     for i, layer in enumerate(run.llm.config.layers):
         plan = getattr(layer.ffn, "experts", layer.ffn)
@@ -26,6 +28,7 @@ def part(run: Run) -> dict | None:
             used += of_layer * plan.used // plan.count
     return {
         "ms": [1000 * seconds for seconds in run.seconds],
+        "layers_ms": (1000 * later.min(axis=0)).tolist() if len(later) else None,
         "weights": dense + used,
         "passes": -(-run.n_prompt // CHUNK),
         "idle": sum(experts.values()) - used,
