@@ -2,7 +2,6 @@
 
 import math
 
-
 from ....ffn.experts import Experts
 from ....model import CHUNK
 from ....speed.holding import WAYS
