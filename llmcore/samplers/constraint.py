@@ -24,6 +24,7 @@ SPACE = r"(\x20|\x0A{1,2}[\x20\x09]{0,20})"
 # their own, and those under which there are values, no schemas
 TOGETHER = {"anyOf", "oneOf", "$ref", "if", "dependentSchemas", "patternProperties", "unevaluatedProperties"}
 NAMED = {"properties", "$defs", "definitions"}
+NANOSECONDS = r"^[^.]*(\.[0-9]{1,9}([^0-9].*)?)?$"  # a time may have no end of digits
 VALUES = {"enum", "const", "default", "examples", "required"}
 # Tokenizer -> its Guide, which takes a second to make for 262,144 tokens, and does not refer to it
 KNOWN: WeakKeyDictionary = WeakKeyDictionary()
@@ -114,7 +115,8 @@ def _checked_schema(text):
 
 
 def closed(schema: dict) -> dict:
-    """The same schema, but objects have no other properties than are named, where it does not say.
+    """The same schema, but objects have no other properties than are named, where it does not say, and times
+    nine digits of a second.
 
     A model that may add any property seldom ends. llama.cpp does so, too. Where the parts of a schema hold
     for one object together, it stays as it is: a property of one part is no property of another.
@@ -135,6 +137,8 @@ def closed(schema: dict) -> dict:
         inner = {
             key: walk(item, key not in NAMED) if key not in VALUES else item for key, item in value.items()
         }
+        if is_schema and value.get("format") in ("time", "date-time"):
+            inner = {"pattern": NANOSECONDS} | inner
         named = value.get("properties") if is_schema else None
         if isinstance(named, dict) and {*value.get("required", ())} <= named.keys():
             return {"additionalProperties": False} | inner
