@@ -51,8 +51,12 @@ class Job:
             except asyncio.TimeoutError:
                 n_over += 0
             if self._later and self._n_sent - n_over < self.engine.parallel:
-                with suppress(QueueFull):
+                try:
                     self._send(1)
+                except QueueFull:
+                    pass
+                except Stopping as error:
+                    raise failure(error) from None
 
     def close(self) -> None:
         """Nobody wants what is not over yet."""
