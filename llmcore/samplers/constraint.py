@@ -25,6 +25,8 @@ SPACE = r"(\x20|\x0A{1,2}[\x20\x09]{0,20})"
 TOGETHER = {"anyOf", "oneOf", "$ref", "if", "dependentSchemas", "patternProperties", "unevaluatedProperties"}
 NAMED = {"properties", "$defs", "definitions"}
 NANOSECONDS = r"^[^.]*(\.[0-9]{1,9}([^0-9].*)?)?$"  # a time may have no end of digits
+LONG, LONGEST = {"email", "hostname", "uri", "duration"}, 128  # formats without an end, their characters
+DIGITS = 20  # after so many in JSON another digit comes only where nothing else may
 VALUES = {"enum", "const", "default", "examples", "required"}
 # Tokenizer -> its Guide, which takes a second to make for 262,144 tokens, and does not refer to it
 KNOWN: WeakKeyDictionary = WeakKeyDictionary()
@@ -116,7 +118,7 @@ def _checked_schema(text):
 
 def closed(schema: dict) -> dict:
     """The same schema, but objects have no other properties than are named, where it does not say, and times
-    nine digits of a second.
+    nine digits of a second; addresses have 128 characters at most.
 
     A model that may add any property seldom ends. llama.cpp does so, too. Where the parts of a schema hold
     for one object together, it stays as it is: a property of one part is no property of another.
@@ -139,6 +141,8 @@ def closed(schema: dict) -> dict:
         }
         if is_schema and value.get("format") in ("time", "date-time"):
             inner = {"pattern": NANOSECONDS} | inner
+        elif is_schema and value.get("format") in LONG and not value.keys() & {"minLength", "pattern"}:
+            inner = {"maxLength": LONGEST} | inner
         named = value.get("properties") if is_schema else None
         if isinstance(named, dict) and {*value.get("required", ())} <= named.keys():
             return {"additionalProperties": False} | inner
@@ -200,6 +204,7 @@ class Guide:
         self.spelling = spelling = Spelling(tokenizer, self.tokens)
         ends = sorted(tokenizer.eog_ids)
         self.vocabulary = library.LLTokenizer(library.TokenizerWrapper(spelling), eos_token=ends)
+        self.digits_V = np.array([token[:1].isdigit() for token in self.tokens])
         spelling.longest_first = self.vocabulary.greedy_tokenize
         self.line_ends = {i: len(token) for i, token in enumerate(self.tokens) if token in (b"\n", b"\n\n")}
         self._overlong: dict[bytes, dict[int, list[int]]] = {}
@@ -268,17 +273,24 @@ class Rules:
 
     def begin(self, prompt: Sequence[int]) -> None:
         """The text begins behind the prompt."""
-        self._matcher = self._start.deep_copy()
+        self._matcher, self._n_digits = self._start.deep_copy(), 0
         self._check()
 
     def mask(self) -> np.ndarray:
         """Which tokens may come next, bool (V,)."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
-        return np.unpackbits(bits, count=len(self.guide.tokens), bitorder="little").astype(bool)
+        allowed_V = np.unpackbits(bits, count=len(self.guide.tokens), bitorder="little").astype(bool)
+        if self._n_digits >= DIGITS and self._name == "json_schema":  # a weak model would write them for ever
+            others_V = allowed_V & ~self.guide.digits_V
+            return others_V if others_V.any() else allowed_V
+        return allowed_V
 
     def take(self, token_id: int) -> bool:
         """The token comes next; returns whether it may."""
+        text = self.guide.text(token_id)
+        n = len(text) - len(text.rstrip(b"0123456789"))
+        self._n_digits = n + self._n_digits * (n == len(text))
         return self._matcher.try_consume_tokens([token_id]) == 1
 
     def _check(self):
