@@ -15,6 +15,7 @@ from llmcore import threads
 from llmcore.cli import command
 from llmcore.cli.command import NO_MODEL, on_one_line, status_of
 from llmcore.loader import read_gguf
+from llmcore.speed.team import Team
 
 PLAIN = {"max_tokens": 4, "seed": 1}
 
@@ -264,7 +265,8 @@ def test_save_on_a_full_disk_keeps_the_older_file(tmp_path, monkeypatch):
     path = tmp_path / "talk.json"
     path.write_text("older")
     terminal = SimpleNamespace(
-        session=SimpleNamespace(messages=[{"role": "user", "content": "a"}]), say=print
+        session=SimpleNamespace(messages=[{"role": "user", "content": "a"}], save_cache=lambda path: None),
+        say=print,
     )
 
     def full(self, text, **_):
@@ -287,11 +289,11 @@ def test_without_new_threads_the_work_is_done(monkeypatch):
     def start(self):
         raise RuntimeError("can't start new thread")
 
-    before = threads.n_threads()
-    threads.use(4, lambda n: None)
+    before, share = threads.n_threads(), threads._Team.share
+    threads.use(4, Team(4, lambda n: None).share)
     try:
         monkeypatch.setattr("threading.Thread.start", start)
         threads.each(done.append, range(20))
     finally:
-        threads.use(before, lambda n: None)
+        threads.use(before, share)
     assert sorted(done) == list(range(20))

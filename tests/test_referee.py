@@ -342,8 +342,8 @@ def other(handler):
         ((500, {"detail": "no"}), "status 500: no"),
         ((404, b""), "status 404: no reason given"),
     ],
-    ids=str,
     ids=lambda x: getattr(x, "__name__", str(x)[:60]),
+)
 def test_a_server_that_hangs_dies_or_talks_nonsense_is_told_in_a_line(found, words):
     with serving(lambda path, body: found) as url:
         server = Server(url, seconds=1, model="fake")
