@@ -78,6 +78,11 @@ def test_a_summary_of_the_options_does_not_land_in_the_text():
     assert shell('"$PYTHON" -m llmcore.generate 2>&-')[:2] == (2, "")
 
 
+def heed_ctrl_c():
+    """A child of ours heeds it, even if who runs the tests ignores it, as pytest-xdist's workers do."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @SHELL
 @pytest.mark.parametrize("module", ["llmcore.generate", "llmcore.chat", "llmcore.loader", "llmcore"])
 def test_ctrl_c_during_the_imports_is_130_and_silent(module):
@@ -93,9 +98,8 @@ def test_ctrl_c_during_the_imports_is_130_and_silent(module):
         f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)\n"
     )
     command = [sys.executable, "-c", code]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
-    ) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, env=ENVIRONMENT, preexec_fn=heed_ctrl_c) as process:
         assert process.stdout.readline() == b"now\n"
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
