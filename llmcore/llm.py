@@ -134,14 +134,14 @@ class LLM:
     ) -> Iterator[str]:
         """Continue a prompt (text or token ids); yields the text in pieces, as soon as each is certain.
 
-        seed        the same seed gives the same text
-        stop        strings before which the text ends
-        ignore_eos  go on when the model ends its text
-        draft       guess at most so many tokens ahead where the text repeats itself: the same text, sooner
-        draft_model have this smaller model of the same vocabulary guess ahead: the same text, perhaps sooner
-        sampling    temperature=0.8, top_k=40 and so on, the fields of `samplers.options.Sampling`; what is
-                    not given is what the file names, else the default; with json_schema=, regex= or grammar=
-                    the text is what they describe
+        seed         the same seed gives the same text
+        stop         strings before which the text ends
+        ignore_eos   go on when the model ends its text
+        draft        guess at most so many tokens ahead where the text repeats itself: the same text, sooner
+        draft_model  have this smaller model of the same vocabulary guess ahead: the same text, perhaps sooner
+        sampling     temperature=0.8, top_k=40 and so on, the fields of `samplers.options.Sampling`; what is
+                     not given is what the file names, else the default; with json_schema=, regex= or
+                     grammar= the text is what they describe
 
         Ends at the model's end of text, before a stop string, after max_tokens, or, with a warning, when the
         context is full. Raises ContextOverflow for a prompt that is too long, ValueError for a wrong value.

@@ -26,8 +26,8 @@ ORDER = """
     ffn/activations ffn/dense ffn ffn/experts ffn/beside ffn/per_layer
     families config tensors weights model
     samplers/options sampling samplers/dry samplers/logit_bias samplers/penalties
-    samplers/top_n_sigma samplers/typ_p samplers/xtc samplers/after_thought samplers/constraint
-    samplers/of_file samplers writing
+    samplers/top_n_sigma samplers/typ_p samplers/xtc samplers/after_thought samplers/schemas
+    samplers/constraint samplers/of_file samplers writing
     speed/team speed/machine speed/mapped speed/int8 speed/panels speed/holding speed/filling
     speed/cache_file speed/drafting speed/batching
     chat/messages chat/template chat/literals chat/tools chat/arguments chat/calls chat/tags chat/formats
@@ -37,8 +37,8 @@ ORDER = """
     cli/chat
     cli/allowed cli/calculator cli/toolbox cli/steps cli/servers cli/agent
     serve/rendering
-    serve/metrics serve/prefixes serve/texts serve/engine serve/answers serve/requests serve/replies
-    serve/guard serve/jobs serve/embeddings serve/app serve/command
+    serve/metrics serve/prefixes serve/texts serve/engine serve/answers serve/checks serve/requests
+    serve/replies serve/guard serve/jobs serve/embeddings serve/app serve/listening serve/command
     cli/records cli/choices cli/lines cli/journal cli/fleet cli/jobs
     chat/__main__ generate cli/lens
     glass/memory glass/recording glass/page/arrays glass/page/source glass/page/run
@@ -58,7 +58,11 @@ DOORS = {"llm": {"speed", "chat", "glass"}, "generate": {"cli", "chat"}, "__main
 OPTIONAL = {"chat/template": {"jinja2"}, "cli/hub": {"huggingface_hub"}, "speed/machine": {"threadpoolctl"}}
 OPTIONAL |= {"cli/records": {"pyarrow"}, "cli/fleet": {"ray"}}
 OPTIONAL |= {f"serve/{room}": {"starlette"} for room in ("guard", "embeddings", "app")}
-OPTIONAL |= {"serve/command": {"starlette", "uvicorn"}, "serve/rendering": {"jinja2"}}
+OPTIONAL |= {
+    "serve/listening": {"uvicorn"},
+    "serve/command": {"starlette", "uvicorn"},
+    "serve/rendering": {"jinja2"},
+}
 OPTIONAL |= {"samplers/constraint": {"llguidance"}}
 OPTIONAL |= {"cli/servers": {"mcp"}}
 CORE = {"numpy", "gguf", "sentencepiece", "tqdm"}

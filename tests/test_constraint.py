@@ -29,7 +29,7 @@ from llmcore.chat.required import FORMS, call_grammar
 from llmcore.chat.session import Session, Text
 from llmcore.loader import read_gguf
 from llmcore.samplers import prepare
-from llmcore.samplers.constraint import parts
+from llmcore.samplers.schemas import parts
 from llmcore.sampling import Sampling, sample
 from llmcore.speed.batching import Whole, write_together
 from llmcore.tokenizer import Tokenizer

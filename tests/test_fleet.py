@@ -149,18 +149,19 @@ def test_two_nodes_answer_as_one_machine_does(cluster, work):
     assert "ray: 2 machines, 2 cores" in done.stderr
 
 
+def begun_on(cluster, folder, out):
+    """The command at work on the cluster, some answers on."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": ENVIRONMENT}
+    process = subprocess.Popen(command(folder, out.name, "--ray", cluster.address), **pipes)
+    begun(process, out, 5000, cluster)
+    return process
+
+
 @pytest.mark.slow
 def test_a_worker_that_is_killed_changes_nothing(cluster, work):
     folder, one = work
     out = folder / "killed.jsonl"
-    process = subprocess.Popen(
-        command(folder, out.name, "--ray", cluster.address),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-    )
-    begun(process, out, 5000, cluster)
+    process = begun_on(cluster, folder, out)
     victims = models_of(cluster)
     os.kill(victims[0], signal.SIGKILL)
     _, err = process.communicate(timeout=300)
@@ -189,14 +190,7 @@ def test_it_goes_on_with_a_cluster_where_one_machine_was_cut(cluster, work):
 def test_a_node_that_dies_changes_nothing(cluster, work):
     folder, one = work
     out = folder / "node.jsonl"
-    process = subprocess.Popen(
-        command(folder, out.name, "--ray", cluster.address),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-    )
-    begun(process, out, 5000, cluster)
+    process = begun_on(cluster, folder, out)
     cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
     said, err = process.communicate(timeout=300)
     cluster.add_node(num_cpus=1, object_store_memory=100_000_000)

@@ -1,19 +1,11 @@
-"""The page of a run in a real browser, Debian's chromium: what it shows and does, and what axe says of it.
-
-playwright brings no browser here, and axe-core comes with axe-playwright-python (both are in the extra dev).
-"""
+"""The page of a run in a real browser, Debian's chromium: what it shows and does, and what axe says of it."""
 
 import json
 import re
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-pytest.importorskip("playwright", reason='pip install "llmcore[dev]"')
-pytest.importorskip("axe_playwright_python", reason='pip install "llmcore[dev]"')
-import axe_playwright_python
+from browser import BROWSER, FLAGS, MARKS, assert_axe_finds_nothing
 from conftest import real_model
 from make_tiny_model import FAMILIES, make
 from playwright.sync_api import sync_playwright
@@ -27,11 +19,7 @@ from llmcore.glass.page.scenes import wanted
 from llmcore.glass.recording import record
 from llmcore.loader import read_gguf
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not BROWSER, reason="there is no chromium here")]
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-quic", "--disable-component-update", "--disable-sync"]
-AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
+pytestmark = MARKS
 LOOKS = [(1280, "light"), (390, "dark"), (1280, "dark"), (390, "light")]
 NO_WORDS = re.compile(r"\b(NaN|undefined|null|Infinity)\b|\[object")
 SMOLLM2, GEMMA3 = "SmolLM2-135M-Instruct.Q4_1.gguf", "gemma-3-270m-q4_k_m.gguf"
@@ -143,9 +131,7 @@ def test_axe_finds_nothing_and_nothing_is_too_wide(width, scheme, name, tmp_path
     settled(page)
     page.wait_for_timeout(200)
     assert wide(page) == (width, width)
-    page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
-    assert [(one["id"], [node["target"] for node in one["nodes"]][:3]) for one in found] == []
+    assert_axe_finds_nothing(page)
 
 
 def test_numbers_shown_and_held_are_those_of_the_engine(france, open_page):

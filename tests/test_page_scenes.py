@@ -2,16 +2,14 @@
 
 import numpy as np
 import pytest
-
-pytest.importorskip("playwright", reason='pip install "llmcore[dev]"')
-pytest.importorskip("axe_playwright_python", reason='pip install "llmcore[dev]"')
+from browser import MARKS, assert_axe_finds_nothing
 from conftest import real_model
 from same_model import LONG, SHORT
-from test_page import AXE, BROWSER, SMOLLM2, browser, checks, open_page, settled, tiny, wide, written
+from test_page import SMOLLM2, browser, checks, open_page, settled, tiny, wide, written
 
 from llmcore.glass.page import told
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not BROWSER, reason="there is no chromium here")]
+pytestmark = MARKS
 __all__ = ["browser", "open_page"]  # fixtures
 PROMPT = "Rome is the capital of Italy. Paris is the capital of"
 SCENES = {  # family: which scenes of the layers its page has
@@ -65,9 +63,7 @@ def test_a_model_has_the_scenes_of_its_layers(family, tmp_path, open_page):
         page.evaluate(f"go({{layer: {layer}, head: 99, t: {3 * layer}}})")
         settled(page)
     assert wide(page) == (390, 390)
-    page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
-    assert [(one["id"], [node["target"] for node in one["nodes"]][:3]) for one in found] == []
+    assert_axe_finds_nothing(page)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen35", "mamba", "lfm2", "kimi-linear", "gemma4"])

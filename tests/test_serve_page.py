@@ -1,11 +1,7 @@
-"""The page in a real browser, Debian's chromium: a conversation as a user has it, and what axe says of it.
-
-playwright brings no browser here, and axe-core comes with axe-playwright-python (both are in the extra dev).
-"""
+"""The page in a real browser, Debian's chromium: a conversation as a user has it, and what axe says of it."""
 
 import json
 import re
-import shutil
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("playwright", reason='pip install "llmcore[dev]"')
-pytest.importorskip("axe_playwright_python", reason='pip install "llmcore[dev]"')
 pytest.importorskip("uvicorn", reason='pip install "llmcore[serve]"')
-import axe_playwright_python
+from browser import BROWSER, FLAGS, MARKS, assert_axe_finds_nothing
 from conftest import FOLDER
 from playwright.sync_api import expect, sync_playwright
 from serving import served
@@ -27,11 +21,7 @@ from llmcore.chat import encode_chat
 from llmcore.ops import softmax
 from llmcore.serve import engine as engine_module
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not BROWSER, reason="there is no chromium here")]
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-quic", "--disable-component-update", "--disable-sync"]
-AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
+pytestmark = MARKS
 LOOKS = [(1280, 800, "light"), (390, 844, "dark"), (1280, 800, "dark"), (390, 844, "light")]
 
 
@@ -112,11 +102,7 @@ def say(page, text):
 
 def assert_clean(page):
     """axe finds nothing, and nothing is wider than the screen."""
-    page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run()")
-    assert found["passes"]
-    told = [(fault["id"], [node["html"][:120] for node in fault["nodes"]]) for fault in found["violations"]]
-    assert told == []
+    assert_axe_finds_nothing(page)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 

@@ -21,7 +21,7 @@ from ..chat.session import Session, Text
 from ..tokenizers.streaming import CONTEXT_FULL, MAX_TOKENS
 from .allowed import Allowed
 from .command import Say, command_line, dimmed, note, open_model, sentence
-from .options import Parser, add_model, add_sampling, count, draft_tokens
+from .options import Parser, add_model, add_sampling, add_template, count, draft_tokens
 from .report import said_by_file, timings
 from .steps import BySchema, ByTemplate, Step, knows_tools
 from .toolbox import Tool, built_in, cut
@@ -216,6 +216,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--max-tokens", metavar="N", type=count(1), default=1000, help=tokens)
     parser.add_argument("--transcript", metavar="FILE", help="write all that was said to FILE, as JSON")
     add_model(parser)
+    add_template(parser)
     add_sampling(parser)
     draft = "guess up to N tokens ahead where the text repeats itself: the same, sooner"
     parser.add_argument("--draft", metavar="lookup:N", type=draft_tokens, help=draft)

@@ -15,12 +15,14 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..chat import encode_chat
 from ..chat.session import Dropped, Session, Text, turns
 from ..errors import ContextOverflow
+from ..llm import LLM
 from ..speed.cache_file import CacheFileError
 from ..tokenizers.streaming import CONTEXT_FULL
 from .command import Say, command_line, dimmed, note, open_draft_model, open_model, sentence
@@ -36,9 +38,8 @@ class Terminal:
     """A session and its screen."""
 
     session: Session
-    rng: (
-        np.random.Generator
-    )  # seeds the answers, so that one seed repeats a conversation, and /retry no answer
+    # Seeds the answers, so that one seed repeats a conversation, and /retry no answer
+    rng: np.random.Generator
     policy: str  # STOP or DROP
     say: Say
     write: Callable[[str, bool], None]  # a piece of an answer, and whether it is reasoning
@@ -251,28 +252,7 @@ def run(args: argparse.Namespace, given: dict, say: Say) -> int:
             import readline  # noqa: F401  (gives `input` line editing and a history)
     llm, load_seconds = open_model(args, say)
     seed = secrets.randbits(32) if args.seed is None else args.seed
-
-    def write(piece, is_reasoning):
-        print(dimmed(piece) if terminal and is_reasoning else piece, end="", flush=True)
-
-    chat = Terminal(
-        Session(
-            llm,
-            llm.sampling(**given),
-            args.max_tokens,
-            args.draft,
-            args.stop,
-            template=dict(args.template),
-            draft_model=open_draft_model(args, say),
-        ),
-        np.random.default_rng(seed),
-        args.context_policy,
-        say=partial(say, dim=terminal),
-        write=write,
-        ask=lambda problem: (
-            terminal and input(f"{problem}. Drop the oldest turns? [y/N] ").lower() in ("y", "yes")
-        ),
-    )
+    chat = open_chat(args, llm, llm.sampling(**given), seed, terminal, say)
     system(chat, args.system or "")  # also tells whether the model can chat at all
     if args.prompt_cache:
         n, n_known = chat.session.read_ahead(args.prompt_cache)
@@ -282,6 +262,29 @@ def run(args: argparse.Namespace, given: dict, say: Say) -> int:
         f"load {load_seconds:.2f} s | context {llm.context_length} tokens | seed {seed} | "
         + " | ".join([*said_by_file(llm, given), "/help lists the commands"])
     )
+    return talk(chat, terminal)
+
+
+def open_chat(args: argparse.Namespace, llm: LLM, sampling, seed: int, terminal: bool, say: Say) -> Terminal:
+    """A conversation, and how it is shown: on a terminal thoughts are dimmed, and questions asked."""
+    options: dict[str, Any] = {"template": dict(args.template)}
+    options["draft_model"] = open_draft_model(args, say)
+    session = Session(llm, sampling, args.max_tokens, args.draft, args.stop, **options)
+
+    def write(piece, is_reasoning):
+        """Show a piece of an answer at once."""
+        print(dimmed(piece) if terminal and is_reasoning else piece, end="", flush=True)
+
+    def ask(problem):
+        """Whether the oldest turns may be dropped; without a terminal nobody can say so."""
+        return terminal and input(f"{problem}. Drop the oldest turns? [y/N] ").lower() in ("y", "yes")
+
+    rng = np.random.default_rng(seed)
+    return Terminal(session, rng, args.context_policy, say=partial(say, dim=terminal), write=write, ask=ask)
+
+
+def talk(chat: Terminal, terminal: bool) -> int:
+    """Turn by turn, until the lines end; returns the exit status."""
     while True:
         try:
             line = input("> ") if terminal else sys.stdin.readline() or "/bye"

@@ -16,7 +16,7 @@ from ..glass.recording import record
 from ..llm import load
 from ..loader import read_gguf
 from .command import Say, command_line, find_model, read_prompt
-from .options import Parser, add_model, add_prompt, add_sampling, count
+from .options import Parser, add_model, add_prompt, add_sampling, add_template, count
 from .report import say_choices
 
 TOKENS, MOST_TOKENS = 4, 64  # that are written
@@ -35,6 +35,7 @@ def explain_parser() -> argparse.ArgumentParser:
     parser.add_argument("--open", action="store_true", help="show it in the browser")
     parser.add_argument("--language", choices=LANGUAGES, default="en", help="of the page (%(default)s)")
     add_model(parser)
+    add_template(parser)
     add_sampling(parser)
     return parser
 

@@ -13,7 +13,7 @@ from .. import glass
 from ..generate import encode
 from ..llm import LLM
 from .command import Say, command_line, on_one_line, open_model, read_prompt
-from .options import Parser, add_model, add_prompt, count
+from .options import Parser, add_model, add_prompt, add_template, count
 
 WIDTH = 16  # of a token in a table
 
@@ -27,6 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     votes = "print so many of the largest votes of each kind (8)"
     parser.add_argument("--votes", metavar="N", type=count(0), default=8, help=votes)
     add_model(parser)
+    add_template(parser)
     return command_line(parser, run, argv)
 
 

@@ -22,8 +22,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..llm import LLM
+from ..serve.checks import RequestError
 from ..serve.rendering import kept_renderer
-from ..serve.requests import SAMPLING, Asked, RequestError
+from ..serve.requests import SAMPLING, Asked
 from ..speed.batching import write_together
 from .choices import Choice, Defaults, choices_of, read_body, reply_of
 from .command import sentence

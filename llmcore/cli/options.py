@@ -77,43 +77,20 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(";")]
 
 
-SAMPLING: list[
-    tuple[str, str, str, Any, str]
-] = [  # llama.cpp's flag, option of Sampling, its value, its type, what it does
+Row = tuple[str, str, str, Any, str]
+# fmt: off
+# llama.cpp's flag, option of Sampling, its value, its type, what it does
+SAMPLING: list[Row] = [
     ("--temperature", "temperature", "T", float, "0 always takes the most likely token"),
     ("--top-k", "top_k", "K", count(0), "choose among the K most likely tokens; 0 is off"),
     ("--top-p", "top_p", "P", float, "choose among the fewest whose probabilities reach P; 1 is off"),
     ("--min-p", "min_p", "P", float, "drop those less likely than P times the most likely; 0 is off"),
     ("--repeat-penalty", "repeat_penalty", "R", float, "make the last tokens less likely; 1 is off"),
-    (
-        "--repeat-last-n",
-        "penalty_last_n",
-        "N",
-        count(0),
-        "... so many of them, for all three penalties; 0 is off",
-    ),
-    (
-        "--presence-penalty",
-        "presence_penalty",
-        "R",
-        float,
-        "take R off the logits of tokens that came; 0 is off",
-    ),
+    ("--repeat-last-n", "penalty_last_n", "N", count(0), "... so many, for all three penalties; 0 is off"),
+    ("--presence-penalty", "presence_penalty", "R", float, "take R off logits of tokens that came; 0 is off"),
     ("--frequency-penalty", "frequency_penalty", "R", float, "... R for each time they came; 0 is off"),
-    (
-        "--typical",
-        "typical_p",
-        "P",
-        float,
-        "keep the tokens of the most expected surprise, P in all; 1 is off",
-    ),
-    (
-        "--top-nsigma",
-        "top_n_sigma",
-        "N",
-        float,
-        "keep N standard deviations below the best; 0 or less is off",
-    ),
+    ("--typical", "typical_p", "P", float, "keep tokens of the most expected surprise, P in all; 1 is off"),
+    ("--top-nsigma", "top_n_sigma", "N", float, "keep N standard deviations below the best; 0 is off"),
     ("--xtc-probability", "xtc_probability", "P", float, "leave out the likeliest tokens so often; 0 is off"),
     ("--xtc-threshold", "xtc_threshold", "P", float, "... those above the last one as likely as P"),
     ("--dry-multiplier", "dry_multiplier", "M", float, "punish what makes a repetition longer; 0 is off"),
@@ -122,55 +99,36 @@ SAMPLING: list[
     ("--dry-penalty-last-n", "dry_penalty_last_n", "N", count(0), "... among the last N; 0 is off"),
     ("--samplers", "sequence", "A;B;...", names, "the filters in their order; the others are off"),
 ]
-REPEATED: list[
-    tuple[str, str, str, Any, str]
-] = [  # the same for what may be repeated, and is put together by `sampling_given`
-    (
-        "--logit-bias",
-        "logit_bias",
-        "ID+BIAS",
-        bias,
-        "add BIAS (-BIAS, -inf) to the logit of a token; may be repeated",
-    ),
-    (
-        "--dry-sequence-breaker",
-        "dry_sequence_breakers",
-        "STR",
-        str,
-        "no repetition reaches over STR; none: over any",
-    ),
+# The same for what may be repeated, and is put together by `sampling_given`
+REPEATED: list[Row] = [
+    ("--logit-bias", "logit_bias", "ID+BIAS", bias, "add BIAS (or -inf) to a token's logit; repeatable"),
+    ("--dry-sequence-breaker", "dry_sequence_breakers", "STR", str, "repetitions end at STR; none: nowhere"),
 ]
-OPTIONS = [
+OPTIONS: list[tuple[str, str, Any, str]] = [
     ("--max-tokens", "N", count(1), "stop after N tokens; else the text's own end or a full context does"),
-    (
-        "--draft",
-        "lookup:N",
-        draft_tokens,
-        "guess up to N tokens ahead where the text repeats itself: the same, sooner",
-    ),
-    (
-        "--draft-model",
-        "M",
-        str,
-        "a smaller model of the same vocabulary, which guesses ahead: the same text",
-    ),
+    ("--draft", "lookup:N", draft_tokens, "guess N tokens ahead where the text repeats itself: same text"),
+    ("--draft-model", "M", str, "a smaller model of the same vocabulary, which guesses ahead: the same text"),
 ]
+# fmt: on
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Which model, how it is held, and what a chat template needs beside the messages."""
+    """Which model, and how it is held."""
     names = "a GGUF file, smollm2 or gemma3, or hf:ORG/REPO[/FILE.gguf]; else the one model in models/"
     parser.add_argument("--model", metavar="M", help=names)
-    parser.add_argument(
-        "--system", metavar="S", help="the system message: how a chat model shall answer (as --chat)"
-    )
-    parser.add_argument(
-        "--weights", choices=WEIGHTS, default="auto", help="how weights are held (%(default)s)"
-    )
+    ways = "how weights are held (%(default)s)"
+    parser.add_argument("--weights", choices=WEIGHTS, default="auto", help=ways)
     context = "tokens of prompt and text together; else as many as the model was trained on"
     parser.add_argument("--context", metavar="N", type=count(1), help=context)
     threads = "compute with N threads; else one for each core"
     parser.add_argument("--threads", metavar="N", type=count(1), help=threads)
+    parser.add_argument("--quiet", action="store_true", help="write nothing but errors to standard error")
+
+
+def add_template(parser: argparse.ArgumentParser) -> None:
+    """What a chat template gets beside the prompt."""
+    system = "the system message: how a chat model shall answer (as --chat)"
+    parser.add_argument("--system", metavar="S", help=system)
     parser.add_argument(
         "--template",
         metavar="KEY=VALUE",
@@ -179,13 +137,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a variable for the chat template, like enable_thinking=false; JSON, else text; may be repeated",
     )
-    parser.add_argument(
-        "--no-escape",
-        dest="escape",
-        action="store_false",
-        help=r"leave \n, \t, \xHH, ... in --prompt, --system and --stop as they are",
-    )
-    parser.add_argument("--quiet", action="store_true", help="write nothing but errors to standard error")
+    escapes = r"leave \n, \t, \xHH, ... in --prompt, --system and --stop as they are"
+    parser.add_argument("--no-escape", dest="escape", action="store_false", help=escapes)
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -204,6 +157,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What every command that writes a text can be told."""
     add_model(parser)
+    add_template(parser)
     add_sampling(parser)
     add_constraints(parser)
     for flag, metavar, kind, text in OPTIONS:
@@ -265,7 +219,7 @@ def read_escapes(args: argparse.Namespace) -> None:
 
     As llama.cpp does (common/common.cpp), but not in files.
     """
-    if not args.escape:
+    if not getattr(args, "escape", False):
         return
     for name, texts in texts_of(args).items():
         plain = [unescaped(text) for text in texts]

@@ -46,6 +46,7 @@ def tool_of(function: Callable) -> Tool:
     types = Types([schema])
 
     def answer(arguments):
+        """What the function returns for these. Raises ValueError for those it cannot take."""
         try:
             bound = inspect.signature(function).bind(**arguments)
         except TypeError as error:

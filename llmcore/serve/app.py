@@ -17,11 +17,12 @@ from starlette.routing import Route
 
 from ..llm import LLM
 from . import embeddings, requests
+from .checks import RequestError, read_json
 from .engine import Engine, QueueFull, Stopping
 from .guard import Guard
 from .jobs import Choices, failure
 from .replies import DONE, ChatForm, TextForm, event, head_of, model_card, reason_of, usage_of
-from .requests import RequestError, checked, read_json
+from .requests import checked
 from .texts import CANCELLED
 
 PAGE = Path(__file__).parent / "page"

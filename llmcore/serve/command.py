@@ -2,17 +2,11 @@
 
 import argparse
 import os
-import signal
-import socket
-import threading
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from ..chat import template
 from ..cli.command import Say, command_line, find_model, open_model
-from ..cli.options import SAMPLING, Parser, count
-from ..speed.holding import WEIGHTS
+from ..cli.options import SAMPLING, Parser, add_model, count
 
 KEY = "LLMCORE_API_KEY"
 
@@ -23,8 +17,7 @@ def serve_parser() -> argparse.ArgumentParser:
         "python -m llmcore serve",
         description="Serve a model by OpenAI's protocol, with a page to talk to it.",
     )
-    names = "a GGUF file, smollm2 or gemma3, or hf:ORG/REPO[/FILE.gguf]; else the one model in models/"
-    parser.add_argument("--model", metavar="M", help=names)
+    add_model(parser)
     parser.add_argument("--host", metavar="H", default="127.0.0.1", help="where to listen (%(default)s)")
     parser.add_argument("--port", metavar="N", type=count(0), default=8080, help="... (%(default)s; 0: any)")
     parser.add_argument("--api-key", metavar="K", help=f"ask clients for this key; else that in {KEY}")
@@ -46,16 +39,8 @@ def serve_parser() -> argparse.ArgumentParser:
     )
     what = "how hidden states become an embedding (%(default)s)"
     parser.add_argument("--pooling", choices=("mean", "last"), default="mean", help=what)
-    parser.add_argument(
-        "--context", metavar="N", type=count(1), help="tokens of prompt and text; else as trained on"
-    )
-    parser.add_argument("--weights", choices=WEIGHTS, default="auto", help="how they are held (%(default)s)")
-    parser.add_argument("--threads", metavar="N", type=count(1), help="compute with N; else one a core")
     for flag, name, metavar, kind, text in SAMPLING:
         parser.add_argument(flag, dest=name, metavar=metavar, type=kind, help=text)
-    parser.add_argument("--quiet", action="store_true", help="write nothing but errors to standard error")
-    # What other commands have, and each request brings
-    parser.set_defaults(stop=[], escape=False, logit_bias=None, dry_sequence_breakers=None)
     return parser
 
 
@@ -85,6 +70,7 @@ def run(args: argparse.Namespace, given: dict, say: Say) -> int:
     from .app import Served, make_app
     from .engine import Engine
     from .guard import is_loopback
+    from .listening import listen, listen_until_told
     from .rendering import Renderer
 
     listener = listen(args.host, args.port)  # before the model is loaded: a port in use is told at once
@@ -108,66 +94,3 @@ def run(args: argparse.Namespace, given: dict, say: Say) -> int:
     finally:
         engine.stop()
         renderer.close()
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens. Raises OSError in one line."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.create_server(address, family=family, backlog=1024)
-    except OSError as error:
-        n = error.errno or 0
-        why = os.strerror(n) if n > 0 else error.strerror or error  # others are not the system's
-        raise OSError(f"cannot listen on {host}, port {port}: {why}") from None
-    return listener
-
-
-def listen_until_told(app, listener: socket.socket, engine, say: Say) -> int:
-    """Serve until SIGTERM or Ctrl-C, then finish what runs; returns the exit status."""
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        """uvicorn's, but that it says what it does when it is told to stop."""
-
-        told: list[int] = []  # noqa: RUF012
-
-        @contextmanager
-        def capture_signals(self):
-            """Handle Ctrl-C and SIGTERM; afterwards they do what they did before."""
-            if threading.current_thread() is not threading.main_thread():
-                yield
-                return
-            signals = (signal.SIGINT, signal.SIGTERM)
-            before = [signal.signal(number, self.handle_exit) for number in signals]
-            try:
-                yield
-            finally:
-                for number, handler in zip(signals, before, strict=True):
-                    signal.signal(number, handler)
-
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            """Finish what runs; told again, end at once."""
-            self.told.append(sig)
-            self.force_exit = self.should_exit
-            self.should_exit = True
-
-        async def shutdown(self, sockets=None) -> None:
-            """Take no more requests, and wait for those that run."""
-            engine.drain()
-            if engine.running and not self.force_exit:
-                say(
-                    f"stopping when what runs is finished ({len(engine.running)}) | Ctrl-C again ends at once"
-                )
-            await super().shutdown(sockets)
-
-    config = uvicorn.Config(
-        app,
-        log_level="critical",
-        access_log=False,
-        lifespan="off",
-        timeout_keep_alive=30,
-        h11_max_incomplete_event_size=1 << 16,
-    )
-    server = Server(config)
-    server.run(sockets=[listener])
-    return 130 if server.told[:1] == [signal.SIGINT] else 0

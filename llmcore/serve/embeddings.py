@@ -9,10 +9,11 @@ from ..llm import LLM
 from ..model import norm
 from ..samplers.options import Sampling
 from .answers import Over
+from .checks import RequestError, texts_or_ids
 from .engine import Engine
 from .jobs import Job, failure
 from .replies import embedding
-from .requests import EMBEDDING, RequestError, checked, texts_or_ids, tried
+from .requests import EMBEDDING, checked, tried
 from .texts import FAILED, Reading
 
 

@@ -13,8 +13,8 @@ from collections.abc import Collection
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 
+from .checks import RequestError
 from .metrics import Metrics
-from .requests import RequestError
 
 OPEN = {"/", "/health"}  # without a key; and what the page consists of
 METHODS, HEADERS = "GET, POST, OPTIONS", "Authorization, Content-Type"
@@ -65,6 +65,7 @@ class Guard:
         cors = {"Access-Control-Allow-Origin": origin, "Vary": "Origin"} if origin and allowed else {}
 
         async def counted(message):
+            """Send on, the answer with its headers, and counted."""
             if message["type"] == "http.response.start":
                 known = path if path in self.paths else "other"
                 self.metrics.count("requests", 1, f'path="{known}",status="{message["status"]}"')

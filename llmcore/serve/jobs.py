@@ -9,8 +9,9 @@ from functools import partial
 
 from ..errors import ModelFileError
 from .answers import Answer, Delta, Listener, Logprobs, Over, Plain, Said
+from .checks import RequestError
 from .engine import Engine, QueueFull, Stopping, Text
-from .requests import Asked, RequestError
+from .requests import Asked
 from .texts import FAILED, Writing
 
 RETRY = 0.05  # seconds until a text of a long list asks again for a place in the queue

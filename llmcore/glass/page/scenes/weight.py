@@ -100,33 +100,16 @@ def floats_in(raw: np.ndarray, kind: str, byte_order: str) -> list[dict]:
 
 
 def bits_of(raw: np.ndarray, kind: str, byte_order: str) -> dict:
-    """A block: bytes, fields, integers, scales, offsets, weights; and for each bit what it is for.
-
-    A bit's lists say which weights' integers it changes, and which groups' scales and offsets.
-    """
+    """A block: bytes, fields, integers, scales, offsets, weights; and for each bit what it is for."""
     dtype, n_weights = block_of(kind, byte_order)
     n_bits = 8 * len(raw)
+    # The block with each of its bits flipped, then as it is
     turned = np.repeat(raw[None], n_bits + 1, axis=0)
     at = np.arange(n_bits)
     turned[at, at // 8] ^= (0x80 >> at % 8).astype(np.uint8)
     with np.errstate(over="ignore", invalid="ignore"):
         block = unpack(turned, kind, byte_order)
     q = block.q.reshape(n_bits + 1, -1)
-    groups = n_weights // FORMATS[kind].group
-    roles = {"q": changed(q)}
-    for name, scales in (("scale", block.scale), ("offset", block.offset)):
-        if scales is not None:
-            roles[name] = changed(np.broadcast_to(scales.unit.reshape(n_bits + 1, 1), (n_bits + 1, groups)))
-            if scales.steps is not None:
-                roles[f"{name}_step"] = changed(scales.steps.reshape(n_bits + 1, groups))
-    weights = dequantize(raw, kind, byte_order)
-    bits: list[list] = [[] for _ in range(n_bits)]
-    for name, found in roles.items():
-        for bit, items in enumerate(found):
-            if len(items):
-                bits[bit].append(
-                    [name, *([] if len(items) == groups and name in ("scale", "offset") else items)]
-                )
     known: dict = dict(dtype.fields or {})
     fields = [[name, about[1], about[0].itemsize] for name, about in known.items()]
     return {
@@ -142,9 +125,30 @@ def bits_of(raw: np.ndarray, kind: str, byte_order: str) -> dict:
             for name, scales in (("scale", block.scale), ("offset", block.offset))
             if scales is not None
         },
-        "values": exact(weights),
-        "bits": bits,
+        "values": exact(dequantize(raw, kind, byte_order)),
+        "bits": purposes(block, q, n_weights // FORMATS[kind].group),
     }
+
+
+def purposes(block, q: np.ndarray, groups: int) -> list[list]:
+    """For each bit that was flipped: which weights' integers it changes, which groups' scales and offsets.
+
+    A scale of the whole block is told without its groups.
+    """
+    n_rows = len(q)
+    roles = {"q": changed(q)}
+    for name, scales in (("scale", block.scale), ("offset", block.offset)):
+        if scales is not None:
+            roles[name] = changed(np.broadcast_to(scales.unit.reshape(n_rows, 1), (n_rows, groups)))
+            if scales.steps is not None:
+                roles[f"{name}_step"] = changed(scales.steps.reshape(n_rows, groups))
+    bits: list[list] = [[] for _ in range(n_rows - 1)]
+    for name, found in roles.items():
+        for bit, items in zip(bits, found, strict=True):
+            if items:
+                whole_block = len(items) == groups and name in ("scale", "offset")
+                bit.append([name, *([] if whole_block else items)])
+    return bits
 
 
 def changed(values: np.ndarray) -> list[list[int]]:
