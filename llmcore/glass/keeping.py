@@ -1,13 +1,14 @@
-"""Keep arrays of a run, whole texts at a time.
+"""Keep arrays of a run over a text.
 
-Shape key: T tokens of the text, S keys, N query heads.
+Shape key: T tokens of a pass, S cached + new, R rows kept, C columns kept, N query heads.
 """
 
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-STATES = ("new_state", "new_conv")  # of these the last of a run is kept
+STATES = ("new_state", "new_conv")  # no row a token, but one array a pass
+BETWEEN = -1  # the column that sums the tokens which have none of their own
 
 
 def keep(
@@ -17,49 +18,60 @@ def keep(
 
     rows  the tokens whose rows are kept: of (T, ...) the first axis, of (N, T, S) the second
 
-    Shares are padded with zeros to S = T keys. A long text runs in chunks; its rows are put together.
+    Shares have a column for each token of the text, 0 where a query sees none. A long text runs in chunks;
+    its rows are put together, and of states the last is kept.
     """
     names = [names] if isinstance(names, str) else list(names)
-    wanted = np.arange(len(ids))[rows]
-    keeper = Keeper(wanted, len(ids))
+    every = np.arange(len(ids))
+    keeper = Keeper(every[rows], every)
     llm.watch(ids, keeper.see, {"inp_embd", *names})
-    return {key: array for key, array in keeper.arrays.items() if key[0] in names}
+    found = keeper.arrays | {key: arrays[-1] for key, arrays in keeper.states.items()}
+    return {key: array for key, array in found.items() if key[0] in names}
 
 
 class Keeper:
-    """A watcher that keeps copies of some rows of what it sees in the passes over one text."""
+    """A watcher that keeps copies of some rows of what it sees in the passes over one text, reduced array by
+    array: whole patterns of a long text are too much to keep.
+    """
 
-    def __init__(self, rows: np.ndarray, n_tokens: int):
-        """Of a text of n_tokens, these rows."""
+    def __init__(self, rows: np.ndarray, columns: np.ndarray):
+        """Of a text, the rows at these positions; of shares also these columns, BETWEEN among them or not."""
         self.arrays: dict[tuple[str, int], np.ndarray] = {}
-        self._rows, self._n_tokens = rows, n_tokens
-        self._start = self._stop = 0
+        self.states: dict[tuple[str, int], list[np.ndarray]] = {}
+        self._rows, self._columns = rows, columns
+        self._stop = 0  # the position after the last token of the pass
 
     def see(self, name: str, layer: int, array: np.ndarray) -> None:
-        """Copy what is wanted, in the same order in memory, which decides the last bits of later products."""
+        """Keep what is wanted of an array."""
         if name == "inp_embd":  # the first of a pass
-            self._start, self._stop = self._stop, self._stop + len(array)
-        here = (self._rows >= self._start) & (self._rows < self._stop)
-        at = self._rows[here] - self._start
-        shares = name == "kq_soft_max"
-        whole = not shares and len(at) == len(array) == len(self._rows)
-        if name in STATES or whole:
+            self._stop += len(array)
+        if name in STATES:
+            self.states.setdefault((name, layer), []).append(array.copy())
+            return
+        axis = 1 if name == "kq_soft_max" else 0
+        start = self._stop - array.shape[axis]
+        here = (self._rows >= start) & (self._rows < self._stop)
+        if axis == 0 and len(self._rows) == len(array) and here.all():
+            # The same order in memory, which decides the last bits of later products
             self.arrays[name, layer] = array.copy("K")
-        elif shares:
-            self._put((name, layer), here, self._padded(array[:, at]), axis=1)
-        else:
-            self._put((name, layer), here, array[at], axis=0)
-
-    def _padded(self, shares_NTS):
-        """The same with a column for each token of the text: the last of S is the newest so far."""
-        N, T, S = shares_NTS.shape
-        padded = np.zeros((N, T, self._n_tokens), np.float32)
-        padded[:, :, self._stop - S : self._stop] = shares_NTS
-        return padded
-
-    def _put(self, key, here, part, axis):
-        if key not in self.arrays:
-            shape = list(part.shape)
+            return
+        found = array.take(self._rows[here] - start, axis)
+        if axis:
+            found = self._columns_of(found)
+        if (name, layer) not in self.arrays:
+            shape = list(found.shape)
             shape[axis] = len(self._rows)
-            self.arrays[key] = np.zeros(shape, part.dtype)
-        self.arrays[key][(slice(None),) * axis + (here,)] = part
+            self.arrays[name, layer] = np.zeros(shape, found.dtype)
+        self.arrays[name, layer][(slice(None),) * axis + (here,)] = found
+
+    def _columns_of(self, shares_NTS):
+        """(N, T, S) -> (N, T, C); the last of S is the newest key so far, and a window has cut the first."""
+        first = self._stop - shares_NTS.shape[2]
+        out = np.zeros((*shares_NTS.shape[:2], len(self._columns)), np.float32)
+        there = (self._columns >= first) & (self._columns < self._stop)
+        out[:, :, there] = shares_NTS[:, :, self._columns[there] - first]
+        for c in np.flatnonzero(self._columns == BETWEEN):
+            begin, end = self._columns[c - 1] + 1, self._columns[c + 1]
+            between = shares_NTS[:, :, max(begin - first, 0) : max(end - first, 0)]
+            out[:, :, c] = between.sum(axis=2)
+        return out

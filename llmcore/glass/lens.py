@@ -8,7 +8,7 @@ output matrix, so that their first places say little; ranks of a token tell more
 Shape key: P points of the stream, T tokens, D model width, V vocabulary, K best, F followed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -59,9 +59,8 @@ def read_stream(llm, x_TD: np.ndarray, best: int, follow: Sequence[int]):
     """For some rows of x at a time: best ids, their logits and probabilities; ranks and probabilities of
     those followed.
     """
-    weights, follow_F = replace(llm.weights, watcher=NOBODY), np.asarray(follow, np.int64)
-    for start in range(0, len(x_TD), ROWS):
-        logits_TV = unembed(weights, llm.config, x_TD[start : start + ROWS])
+    follow_F = np.asarray(follow, np.int64)
+    for logits_TV in unembedded(llm, x_TD):
         log_p_TV = log_softmax(logits_TV)
         top_TK = best_of(logits_TV, best)
         followed_TF = logits_TV[:, follow_F]
@@ -72,6 +71,13 @@ def read_stream(llm, x_TD: np.ndarray, best: int, follow: Sequence[int]):
         )
         at = [np.take_along_axis(values, top_TK, axis=1) for values in (logits_TV, log_p_TV)]
         yield top_TK, at[0], np.exp(at[1]), ranks_TF, np.exp(log_p_TV[:, follow_F])
+
+
+def unembedded(llm, x_TD: np.ndarray, rows: int = ROWS) -> Iterator[np.ndarray]:
+    """The logits (T, V) of hidden states, so many rows at a time; nobody looks on."""
+    weights = replace(llm.weights, watcher=NOBODY)
+    for start in range(0, len(x_TD), rows):
+        yield unembed(weights, llm.config, x_TD[start : start + rows])
 
 
 def best_of(logits_TV: np.ndarray, n: int) -> np.ndarray:
@@ -106,14 +112,11 @@ def row_lens(
     llm, points: list[Point], targets_TK: np.ndarray, *, best: int = 5, n_followed: int = 6
 ) -> RowLens:
     """The lens of a recorded run. Followed are the targets, the likeliest in the end, and who led longest."""
-    weights, P = replace(llm.weights, watcher=NOBODY), len(points)
-    x_TPD = np.stack([point.x_TD for point in points], axis=1)
-    T, step, found = x_TPD.shape[0], max(1, ROWS // P), []
-    for start in range(0, T, step):
-        x_MD = x_TPD[start : start + step].reshape(-1, x_TPD.shape[2])
-        logits_MV = np.ascontiguousarray(unembed(weights, llm.config, x_MD))
-        for t, logits_PV in enumerate(logits_MV.reshape(-1, P, logits_MV.shape[1]), start):
-            found.append(_lens_of_token(logits_PV, targets_TK[t], best, n_followed))
+    P, x_TPD = len(points), np.stack([point.x_TD for point in points], axis=1)
+    targets, found = iter(targets_TK), []
+    for logits_MV in unembedded(llm, x_TPD.reshape(-1, x_TPD.shape[2]), max(1, ROWS // P) * P):
+        for logits_PV in np.ascontiguousarray(logits_MV).reshape(-1, P, logits_MV.shape[1]):
+            found.append(_lens_of_token(logits_PV, next(targets), best, n_followed))
     stacked = [
         np.stack(part, axis=axis)
         for part, axis in zip(zip(*found, strict=True), (1, 1, 0, 1, 1, 0), strict=True)

@@ -5,7 +5,7 @@ logits and timings; then once more with the same draws and a recorder that looks
 first token, the last ones and those that are written have rows of their own; attention to the tokens between
 is summed in one column, so that shares still sum to 1.
 
-Shape key: T new tokens, S cached + new, R rows kept, C columns kept, N query heads, V vocabulary.
+Shape key: R rows kept, C columns kept, N query heads, L layers, V vocabulary.
 """
 
 import time
@@ -17,10 +17,9 @@ import numpy as np
 
 from ..loader import GGUF
 from ..samplers.options import Sampling
-from .keeping import STATES
+from .keeping import BETWEEN, Keeper
 
 LAST = 63  # tokens at the end of a long prompt that have rows of their own
-BETWEEN = -1  # the column that sums those that have none
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +115,8 @@ def record(
         chat=chat,
         rows=rows,
         columns=columns,
-        kept=recorder.kept,
-        states=recorder.states,
+        kept=recorder.keeper.arrays,
+        states=recorder.keeper.states,
         logits=np.stack([token.logits for token in tokens]),
         seconds=np.diff(times).tolist(),
         layer_seconds=recorder.layer_seconds(len(llm.config.layers)),
@@ -128,59 +127,25 @@ def record(
 
 
 class Recorder:
-    """Looks on and keeps the rows that are wanted, reduced layer by layer: whole patterns of a long text are
-    too much to keep.
-    """
+    """A keeper that also takes the time: what passes between two arrays is the engine's, in that layer."""
 
     def __init__(self, rows: np.ndarray, columns: np.ndarray):
         """Of a text, these positions and columns."""
-        self.kept: dict[tuple[str, int], np.ndarray] = {}
-        self.states: dict[tuple[str, int], list[np.ndarray]] = {}
-        self._rows, self._columns = rows, columns
-        self._stop = 0  # the position after the last token of the pass
+        self.keeper = Keeper(rows, columns)
         self._seconds: list[dict[int, float]] = []  # of each pass, by layer
-        self._left = 0.0  # when the recorder gave the last array back
+        self._left = 0.0  # when the last array was given back
 
     def see(self, name: str, layer: int, array: np.ndarray) -> None:
-        """Keep what is wanted of an array. The time since the last one is the engine's, in this layer."""
+        """Keep what is wanted of an array, outside of the time that is taken."""
         came = time.perf_counter()
         if name == "inp_embd":  # the first of a pass
-            self._stop += len(array)
             self._seconds.append({})
         else:
             spent = self._seconds[-1]
             spent[layer] = spent.get(layer, 0.0) + came - self._left
-        self._keep(name, layer, array)
+        self.keeper.see(name, layer, array)
         self._left = time.perf_counter()
 
     def layer_seconds(self, n_layers: int) -> np.ndarray:
-        """The seconds of each layer in each pass, those of the recorder not among them; (passes, L)."""
+        """The seconds of each layer in each pass, those of the keeper not among them; (passes, L)."""
         return np.array([[spent.get(i, 0.0) for i in range(n_layers)] for spent in self._seconds])
-
-    def _keep(self, name, layer, array):
-        if name in STATES:
-            self.states.setdefault((name, layer), []).append(array.copy())
-            return
-        axis = 1 if name == "kq_soft_max" else 0
-        start = self._stop - array.shape[axis]
-        here = (self._rows >= start) & (self._rows < self._stop)
-        found = array.take(self._rows[here] - start, axis)
-        if axis:
-            found = self._columns_of(found)
-        if (name, layer) not in self.kept:
-            shape = list(found.shape)
-            shape[axis] = len(self._rows)
-            self.kept[name, layer] = np.zeros(shape, found.dtype)
-        self.kept[name, layer][(slice(None),) * axis + (here,)] = found
-
-    def _columns_of(self, shares_NTS):
-        """(N, T, S) -> (N, T, C); the last of S is the newest key so far, and a window has cut the first."""
-        first = self._stop - shares_NTS.shape[2]
-        out = np.zeros((*shares_NTS.shape[:2], len(self._columns)), np.float32)
-        there = (self._columns >= first) & (self._columns < self._stop)
-        out[:, :, there] = shares_NTS[:, :, self._columns[there] - first]
-        for c in np.flatnonzero(self._columns == BETWEEN):
-            begin, end = self._columns[c - 1] + 1, self._columns[c + 1]
-            between = shares_NTS[:, :, max(begin - first, 0) : max(end - first, 0)]
-            out[:, :, c] = between.sum(axis=2)
-        return out

@@ -4,21 +4,19 @@ Shape key: R rows, V vocabulary, K best.
 """
 
 import math
-from dataclasses import replace
+from collections.abc import Iterator
 from functools import lru_cache
+from itertools import chain
 
 import numpy as np
 
-from ...mixers.step import NOBODY
-from ...model import unembed
 from ...ops import softmax
-from ..lens import best_of
+from ..lens import best_of, unembedded
 from ..recording import Run
 from .arrays import exact, whole
 
 BEST = 64  # candidates that are kept after a token of the prompt
 BEST_OF_STEP = 512  # and after one that the model wrote the next token after
-PRODUCT = 64  # rows of a product with the output matrix
 
 
 def what_all_need(run: Run) -> dict:
@@ -68,7 +66,7 @@ def candidates(run: Run) -> list[dict]:
     """
     steps, found = run.step_rows, []
     others = [row for row in range(len(run.rows)) if row not in steps]
-    logits = dict(zip(others, unembedded(run, others), strict=True))
+    logits = dict(zip(others, logits_after(run, others), strict=True))
     for row in range(len(run.rows)):
         logits_V = run.logits[steps[row]] if row in steps else logits[row]
         ids = best_of(logits_V[None], BEST_OF_STEP if row in steps else BEST)[0]
@@ -78,12 +76,10 @@ def candidates(run: Run) -> list[dict]:
     return found
 
 
-def unembedded(run: Run, rows: list[int]):
+def logits_after(run: Run, rows: list[int]) -> Iterator[np.ndarray]:
     """The logits (V,) after rows, one after another."""
-    weights = replace(run.llm.weights, watcher=NOBODY)
     x_RD = run.kept["l_out", len(run.llm.config.layers) - 1]
-    for start in range(0, len(rows), PRODUCT):
-        yield from unembed(weights, run.llm.config, x_RD[rows[start : start + PRODUCT]])
+    return chain.from_iterable(unembedded(run.llm, x_RD[rows]))
 
 
 def summary_of(run: Run) -> dict:
@@ -103,12 +99,7 @@ def summary_of(run: Run) -> dict:
 
 def lens_of(run: Run) -> list[int]:
     """The best next token after each layer, at the last token of the prompt."""
-    weights = replace(run.llm.weights, watcher=NOBODY)
     row = len(run.rows) - run.n_new
     x_LD = np.stack([run.kept["l_out", i][row] for i in range(len(run.llm.config.layers))])
-    best = [
-        int(best_of(logits_V[None], 1)[0, 0])
-        for start in range(0, len(x_LD), PRODUCT)
-        for logits_V in unembed(weights, run.llm.config, x_LD[start : start + PRODUCT])
-    ]
+    best = np.concatenate([best_of(logits_LV, 1)[:, 0] for logits_LV in unembedded(run.llm, x_LD)]).tolist()
     return [*best[:-1], int(best_of(run.logits[:1], 1)[0, 0])]

@@ -8,7 +8,7 @@ import numpy as np
 from ....ops import softmax
 from ...recording import Run
 from ..arrays import exact
-from ..run import unembedded
+from ..run import logits_after
 
 WANTED: frozenset[str] = frozenset({"l_out"})
 PLACES = 96  # points of the curve of all scores
@@ -19,7 +19,7 @@ def part(run: Run) -> dict | None:
     V, steps = run.llm.config.vocab_size, run.step_rows
     places = np.unique(np.rint(np.geomspace(1, V, PLACES)).astype(int)) - 1
     others = [row for row in range(len(run.rows)) if row not in steps]
-    found = dict(zip(others, unembedded(run, others), strict=True))
+    found = dict(zip(others, logits_after(run, others), strict=True))
     curves = [
         np.sort(run.logits[steps[row]] if row in steps else found[row])[::-1][places]
         for row in range(len(run.rows))
