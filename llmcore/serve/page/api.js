@@ -8,7 +8,7 @@ export class ServerError extends Error {
 }
 
 function headers(key) {
-  return {"Content-Type": "application/json", ...(key ? {Authorization: `Bearer ${key}`} : {})};
+  return { "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
 }
 
 async function checked(response) {
@@ -19,13 +19,18 @@ async function checked(response) {
 
 // What is served: the first model's card.
 export async function card(key) {
-  const response = await checked(await fetch("/v1/models", {headers: headers(key)}));
+  const response = await checked(await fetch("/v1/models", { headers: headers(key) }));
   return (await response.json()).data[0];
 }
 
 // The events of a text, as they come; a signal that is aborted ends it, here and on the server.
 export async function* events(path, body, key, signal) {
-  const request = {method: "POST", headers: headers(key), body: JSON.stringify({...body, stream: true}), signal};
+  const request = {
+    method: "POST",
+    headers: headers(key),
+    body: JSON.stringify({ ...body, stream: true }),
+    signal,
+  };
   const response = await checked(await fetch(path, request));
   let rest = "";
   for await (const text of pieces(response.body)) {
@@ -47,7 +52,7 @@ async function* pieces(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   try {
     for (;;) {
-      const {done, value} = await reader.read();
+      const { done, value } = await reader.read();
       if (done) return;
       yield value;
     }

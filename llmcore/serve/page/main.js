@@ -1,21 +1,23 @@
 // The page: what a user does, and what follows.
 
-import {card, events} from "./api.js";
-import {asJSON, asMarkdown, body, NUMBERS, remember, state} from "./state.js";
-import {element, TurnView} from "./view.js";
+import { card, events } from "./api.js";
+import { asJSON, asMarkdown, body, NUMBERS, remember, state } from "./state.js";
+import { element, TurnView } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
-const talk = $("talk"), say = $("say"), settings = $("settings");
+const talk = $("talk"),
+  say = $("say"),
+  settings = $("settings");
 const COARSE = matchMedia("(pointer: coarse)");
 const WIDE = matchMedia("(min-width: 56.01rem)");
-let model = {id: "the model", chat: true, sampling: {}};
+let model = { id: "the model", chat: true, sampling: {} };
 let running = null; // what ends the answer that is being written
 let views = [];
 
 // The conversation
 
 function button(text, action) {
-  return element("button", {type: "button", textContent: text, onclick: action});
+  return element("button", { type: "button", textContent: text, onclick: action });
 }
 
 function viewOf(turn) {
@@ -24,7 +26,10 @@ function viewOf(turn) {
     copy.textContent = "Copied";
     setTimeout(() => (copy.textContent = "Copy"), 1500);
   });
-  const own = turn.role === "user" ? [button("Edit", () => edit(turn)), copy] : [button("Regenerate", regenerate), copy];
+  const own =
+    turn.role === "user"
+      ? [button("Edit", () => edit(turn)), copy]
+      : [button("Regenerate", regenerate), copy];
   return new TurnView(turn, turn.role === "user" ? "You" : model.id, own);
 }
 
@@ -40,7 +45,7 @@ function show(turn) {
 // Only the last answer can be written anew.
 function markLast() {
   const last = views.at(-1);
-  for (const {turn, buttons} of views) {
+  for (const { turn, buttons } of views) {
     if (turn.role === "assistant") buttons.firstChild.hidden = turn !== last.turn;
   }
 }
@@ -73,17 +78,18 @@ function stop() {
 const following = () => talk.scrollHeight - talk.scrollTop - talk.clientHeight < 60;
 
 function request() {
-  const {messages, ...options} = body(state.turns);
-  if (model.chat) return ["/v1/chat/completions", {messages, ...options}];
-  const {logprobs, top_logprobs: top, ...rest} = options;
-  return ["/v1/completions", {max_tokens: 256, ...rest, prompt: messages.at(-1).content}];
+  const { messages, ...options } = body(state.turns);
+  if (model.chat) return ["/v1/chat/completions", { messages, ...options }];
+  const { logprobs, top_logprobs: top, ...rest } = options;
+  return ["/v1/completions", { max_tokens: 256, ...rest, prompt: messages.at(-1).content }];
 }
 
 async function answer() {
-  const turn = {role: "assistant", content: "", reasoning: "", pieces: []};
+  const turn = { role: "assistant", content: "", reasoning: "", pieces: [] };
   const messages = request();
   state.turns.push(turn);
-  const view = show(turn), clock = {begin: performance.now(), n: 0};
+  const view = show(turn),
+    clock = { begin: performance.now(), n: 0 };
   view.busy(true);
   busy(true);
   running = new AbortController();
@@ -108,7 +114,7 @@ async function write(turn, view, clock, [path, request]) {
     const choice = event.choices[0];
     if (!choice) continue;
     clock.reason = choice.finish_reason ?? clock.reason;
-    const delta = choice.delta ?? {content: choice.text};
+    const delta = choice.delta ?? { content: choice.text };
     const follow = following();
     if (delta.content || delta.reasoning_content) clock.first ??= performance.now();
     if (delta.reasoning_content) {
@@ -117,7 +123,7 @@ async function write(turn, view, clock, [path, request]) {
     }
     pending.push(...(choice.logprobs?.content ?? []));
     if (delta.content) {
-      const piece = {text: delta.content, entries: pending};
+      const piece = { text: delta.content, entries: pending };
       turn.content += piece.text;
       turn.pieces.push(piece);
       view.add(piece);
@@ -137,9 +143,10 @@ function failed(turn, view, error) {
   view.tell((turn.note = unreachable), true);
 }
 
-function cost({begin, first, usage, reason}) {
+function cost({ begin, first, usage, reason }) {
   if (!usage) return "";
-  const n = usage.completion_tokens, seconds = (performance.now() - (first ?? begin)) / 1000;
+  const n = usage.completion_tokens,
+    seconds = (performance.now() - (first ?? begin)) / 1000;
   const cached = usage.prompt_tokens_details.cached_tokens;
   return [
     `${n} tokens`,
@@ -147,7 +154,9 @@ function cost({begin, first, usage, reason}) {
     first ? `first after ${((first - begin) / 1000).toFixed(2)} s` : "",
     `prompt ${usage.prompt_tokens}${cached ? `, ${cached} of them cached` : ""}`,
     reason === "length" ? "cut: no more tokens were allowed" : "",
-  ].filter(Boolean).join(" · ");
+  ]
+    .filter(Boolean)
+    .join(" · ");
 }
 
 function busy(is) {
@@ -158,7 +167,7 @@ function busy(is) {
 function send() {
   const content = say.value.trim();
   if (!content || running) return;
-  const turn = {role: "user", content};
+  const turn = { role: "user", content };
   state.turns.push(turn);
   show(turn);
   say.value = "";
@@ -181,12 +190,18 @@ function askForKey() {
 
 function makeNumbers() {
   for (const [name, label, range] of NUMBERS) {
-    const input = element("input", {type: "number", id: name, name, ...range, value: state.options[name] ?? ""});
+    const input = element("input", {
+      type: "number",
+      id: name,
+      name,
+      ...range,
+      value: state.options[name] ?? "",
+    });
     input.addEventListener("input", () => {
       if (input.validity.valid) state.options[name] = input.value === "" ? undefined : Number(input.value);
       remember();
     });
-    $("numbers").append(element("div", {}, element("label", {htmlFor: name, textContent: label}), input));
+    $("numbers").append(element("div", {}, element("label", { htmlFor: name, textContent: label }), input));
   }
 }
 
@@ -200,8 +215,8 @@ function bind(id, property, read) {
 }
 
 function download(name, text, type) {
-  const url = URL.createObjectURL(new Blob([text], {type}));
-  element("a", {href: url, download: name}).click();
+  const url = URL.createObjectURL(new Blob([text], { type }));
+  element("a", { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 1000);
 }
 
@@ -213,13 +228,15 @@ async function connect() {
     if (error.status === 401) askForKey();
     return;
   }
-  $("model").textContent = `${model.id} · ${model.max_model_len} tokens of context · ${model.weights.split(",")[0]}`;
+  $("model").textContent =
+    `${model.id} · ${model.max_model_len} tokens of context · ${model.weights.split(",")[0]}`;
   document.title = model.id;
   $("welcome").querySelector(".lead").textContent = model.chat
     ? `${model.id} runs on this machine. What you say stays on it.`
     : `${model.id} has no chat template: it continues the text that you write.`;
-  for (const [name] of NUMBERS) $(name).placeholder = model.sampling[name] ?? {seed: "random", max_tokens: "what fits"}[name];
-  for (const {turn, root} of views) if (turn.role === "assistant") root.firstChild.textContent = model.id;
+  for (const [name] of NUMBERS)
+    $(name).placeholder = model.sampling[name] ?? { seed: "random", max_tokens: "what fits" }[name];
+  for (const { turn, root } of views) if (turn.role === "assistant") root.firstChild.textContent = model.id;
 }
 
 $("composer").addEventListener("submit", (event) => {
@@ -253,8 +270,12 @@ $("key").addEventListener("change", () => {
   remember();
   connect();
 });
-$("export-json").addEventListener("click", () => download("conversation.json", asJSON(model.id), "application/json"));
-$("export-markdown").addEventListener("click", () => download("conversation.md", asMarkdown(model.id), "text/markdown"));
+$("export-json").addEventListener("click", () =>
+  download("conversation.json", asJSON(model.id), "application/json"),
+);
+$("export-markdown").addEventListener("click", () =>
+  download("conversation.md", asMarkdown(model.id), "text/markdown"),
+);
 
 makeNumbers();
 bind("system", "value");

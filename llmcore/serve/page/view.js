@@ -12,13 +12,19 @@ export function element(tag, properties = {}, ...children) {
 export class TurnView {
   constructor(turn, name, buttons) {
     this.turn = turn;
-    this.text = element("div", {className: "text"});
-    this.cost = element("p", {className: "cost"});
-    this.buttons = element("div", {className: "buttons"}, ...buttons, this.cost);
-    this.root = element("article", {className: `turn ${turn.role}`}, element("h2", {textContent: name}), this.text, this.buttons);
+    this.text = element("div", { className: "text" });
+    this.cost = element("p", { className: "cost" });
+    this.buttons = element("div", { className: "buttons" }, ...buttons, this.cost);
+    this.root = element(
+      "article",
+      { className: `turn ${turn.role}` },
+      element("h2", { textContent: name }),
+      this.text,
+      this.buttons,
+    );
     if (turn.reasoning) this.think(turn.reasoning, false);
     if (turn.role === "assistant") makeTokensReachable(this.text);
-    for (const piece of turn.pieces ?? [{text: turn.content, entries: []}]) this.add(piece);
+    for (const piece of turn.pieces ?? [{ text: turn.content, entries: [] }]) this.add(piece);
     this.tell(turn.note ?? "");
   }
 
@@ -29,13 +35,13 @@ export class TurnView {
   }
 
   // A piece of the answer: {text, entries}, the tokens that it consists of.
-  add({text, entries}) {
+  add({ text, entries }) {
     if (!text) return;
     if (!entries.length) {
       this.text.append(text);
       return;
     }
-    const token = element("span", {className: "token", textContent: text});
+    const token = element("span", { className: "token", textContent: text });
     token.entries = entries;
     token.style.setProperty("--surprise", surprise(entries));
     this.text.append(token);
@@ -44,9 +50,9 @@ export class TurnView {
   // What the model thought, folded.
   think(text, more = true) {
     if (!this.thought) {
-      this.summary = element("summary", {textContent: more ? "Thinking…" : "Thought"});
+      this.summary = element("summary", { textContent: more ? "Thinking…" : "Thought" });
       this.thoughtText = element("div");
-      this.thought = element("details", {className: "thought"}, this.summary, this.thoughtText);
+      this.thought = element("details", { className: "thought" }, this.summary, this.thoughtText);
       this.text.before(this.thought);
     }
     this.thoughtText.append(text);
@@ -60,7 +66,7 @@ export class TurnView {
 
 // 0 for a token of a probability of a half or more, 1 for one of two percent or less.
 function surprise(entries) {
-  const least = Math.min(...entries.map(({logprob}) => logprob));
+  const least = Math.min(...entries.map(({ logprob }) => logprob));
   return Math.max(0, Math.min(1, (-least - Math.log(2)) / Math.log(25))).toFixed(3);
 }
 
@@ -71,9 +77,13 @@ const percent = (logprob) => {
 
 const visible = (text) => text.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/^ | $/g, "␣");
 
-function row({token, logprob}, chosen) {
-  return element("div", {className: chosen ? "row chosen" : "row"},
-    element("span", {textContent: percent(logprob)}), element("span", {textContent: visible(token)}));
+function row({ token, logprob }, chosen) {
+  return element(
+    "div",
+    { className: chosen ? "row chosen" : "row" },
+    element("span", { textContent: percent(logprob) }),
+    element("span", { textContent: visible(token) }),
+  );
 }
 
 function showTip(token) {
@@ -87,9 +97,11 @@ function showTip(token) {
   });
   tip.replaceChildren(...rows);
   tip.hidden = false;
-  const at = token.getClientRects()[0], size = tip.getBoundingClientRect();
+  const at = token.getClientRects()[0],
+    size = tip.getBoundingClientRect();
   const left = Math.max(8, Math.min(at.left, document.documentElement.clientWidth - size.width - 8));
-  const below = at.bottom + 6, fits = below + size.height < window.innerHeight;
+  const below = at.bottom + 6,
+    fits = below + size.height < window.innerHeight;
   tip.style.left = `${left}px`;
   tip.style.top = `${fits ? below : Math.max(8, at.top - size.height - 6)}px`;
 }
@@ -101,7 +113,7 @@ function makeTokensReachable(text) {
     here?.classList.remove("here");
     here = token;
     here?.classList.add("here");
-    here?.scrollIntoView({block: "nearest"});
+    here?.scrollIntoView({ block: "nearest" });
     showTip(here);
   };
   text.tabIndex = 0;
@@ -112,7 +124,7 @@ function makeTokensReachable(text) {
   text.addEventListener("blur", () => go(null));
   text.addEventListener("keydown", (event) => {
     const tokens = [...text.querySelectorAll(".token")];
-    const steps = {ArrowRight: 1, ArrowLeft: -1, ArrowDown: 1, ArrowUp: -1, Home: -Infinity, End: Infinity};
+    const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 1, ArrowUp: -1, Home: -Infinity, End: Infinity };
     if (!(event.key in steps) || !tokens.length) return;
     event.preventDefault();
     const at = here ? tokens.indexOf(here) : -1;

@@ -19,7 +19,8 @@ function decode(packed) {
   else if (packed.d === "i4") array = new Int32Array(buffer);
   else if (packed.d === "u2") array = Float32Array.from(new Uint16Array(buffer), (n) => n / 65535);
   else {
-    const scales = new Float32Array(bytesOf(packed.k).buffer), width = packed.s[packed.s.length - 1];
+    const scales = new Float32Array(bytesOf(packed.k).buffer),
+      width = packed.s[packed.s.length - 1];
     array = Float32Array.from(new Int8Array(buffer), (n, i) => n * scales[Math.floor(i / width)]);
   }
   array.shape = packed.s;
@@ -28,7 +29,8 @@ function decode(packed) {
 
 // The numbers at the first indices of an array: row(a, 2, 5) is a[2, 5, ...].
 function row(array, ...at) {
-  let start = 0, size = array.length;
+  let start = 0,
+    size = array.length;
   at.forEach((index, axis) => {
     size /= array.shape[axis];
     start += index * size;

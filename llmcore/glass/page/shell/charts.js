@@ -1,11 +1,12 @@
 // What several scenes draw alike: choices of a layer and a head, lines and bars over the layers, tokens shaded.
 
-const MIXER_INKS = {attention: "attention", latent: "attention"};
+const MIXER_INKS = { attention: "attention", latent: "attention" };
 const LINE_INKS = ["accent", "ffn", "embedding", "scores", "state", "head"];
 
 // Details that are made when they are open, anew at each change: make() gives what stands in them.
 function fold(summary, make) {
-  const body = h("div"), el = details(summary, body);
+  const body = h("div"),
+    el = details(summary, body);
   el.update = () => {
     if (el.open) fill(body, make());
   };
@@ -27,21 +28,28 @@ function inkOf(piece, layer) {
 function pieceName(piece, layer) {
   const t = textsOf("layer");
   if (layer < 0) return t("piece_embedding");
-  if (piece === "layer_embedding") return t("piece_layer_embedding", {layer});
-  const kind = piece === "ffn" ? `ffn_${DATA.layer.ffns[layer]}` : `mixer_${DATA.layer.mixers[layer].join("_")}`;
-  return t("piece", {kind: t(`of_${kind}`), layer});
+  if (piece === "layer_embedding") return t("piece_layer_embedding", { layer });
+  const kind =
+    piece === "ffn" ? `ffn_${DATA.layer.ffns[layer]}` : `mixer_${DATA.layer.mixers[layer].join("_")}`;
+  return t("piece", { kind: t(`of_${kind}`), layer });
 }
 
 // The nearest of some layers.
 function nearest(layers, wanted) {
-  return layers.reduce((best, one) => (Math.abs(one - wanted) < Math.abs(best - wanted) ? one : best), layers[0]);
+  return layers.reduce(
+    (best, one) => (Math.abs(one - wanted) < Math.abs(best - wanted) ? one : best),
+    layers[0],
+  );
 }
 
 // A slider over the layers that have something to show; all scenes follow it.
 function layerSlider(layers) {
   const t = textsOf("layer");
-  const el = slider(t.plain("choose_layer"), {min: 0, max: Math.max(0, layers.length - 1), step: 1, value: 0,
-    show: (i) => String(layers[i])}, (i) => go({layer: layers[i]}));
+  const el = slider(
+    t.plain("choose_layer"),
+    { min: 0, max: Math.max(0, layers.length - 1), step: 1, value: 0, show: (i) => String(layers[i]) },
+    (i) => go({ layer: layers[i] }),
+  );
   el.follow = () => el.set(layers.indexOf(nearest(layers, state.layer)));
   if (layers.length < 2) el.hidden = true;
   return el;
@@ -55,7 +63,9 @@ function size(x) {
 
 // Black or white, whichever can be read on a colour [r, g, b].
 function readable(rgb) {
-  const [r, g, b] = rgb.map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4));
+  const [r, g, b] = rgb.map((c) =>
+    c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4,
+  );
   return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.179 ? "#000" : "#fff";
 }
 
@@ -66,27 +76,39 @@ function blend(from, to, share) {
 // The token at a position; one that stands more than once has its place in the text beside it.
 function placed(position) {
   const again = position >= 0 && COLUMNS.filter((one) => one >= 0 && IDS[one] === IDS[position]).length > 1;
-  return again ? [chipAt(position), h("sub", {class: "place"}, String(position))] : chipAt(position);
+  return again ? [chipAt(position), h("sub", { class: "place" }, String(position))] : chipAt(position);
 }
 
 // Tokens one after another, each shaded by a number between -1 and 1: [{position, value, title}].
 function shaded(tokens, color, outlined) {
-  const ground = ink("panel"), warm = ink(color), cool = ink("head");
-  return h("p", {class: "shaded"}, tokens.map(({position, value, title}) => {
-    const rgb = blend(ground, value < 0 ? cool : warm, Math.min(1, Math.abs(value)) ** 0.7);
-    const el = chipAt(position, position === outlined ? "outlined" : "");
-    el.style.background = `rgb(${rgb.join(" ")})`;
-    el.style.color = readable(rgb);
-    el.title = title;
-    return el;
-  }));
+  const ground = ink("panel"),
+    warm = ink(color),
+    cool = ink("head");
+  return h(
+    "p",
+    { class: "shaded" },
+    tokens.map(({ position, value, title }) => {
+      const rgb = blend(ground, value < 0 ? cool : warm, Math.min(1, Math.abs(value)) ** 0.7);
+      const el = chipAt(position, position === outlined ? "outlined" : "");
+      el.style.background = `rgb(${rgb.join(" ")})`;
+      el.style.color = readable(rgb);
+      el.title = title;
+      return el;
+    }),
+  );
 }
 
 // Bars with a token before and a figure behind: [{position or label, share, text, color}].
 function bars(items) {
-  return h("div", {class: "bars"}, items.map(({position, label, share, text, color}) => [
-    h("span", null, label === undefined ? placed(position) : label), bar(Math.abs(share), color), h("span", {class: "figure"}, text),
-  ]));
+  return h(
+    "div",
+    { class: "bars" },
+    items.map(({ position, label, share, text, color }) => [
+      h("span", null, label === undefined ? placed(position) : label),
+      bar(Math.abs(share), color),
+      h("span", { class: "figure" }, text),
+    ]),
+  );
 }
 
 // Where layers end among the points of the stream, as many as there is room for.
@@ -100,50 +122,149 @@ function layerTicks(points, width) {
 }
 
 // Lines over the points of the stream. series: [{values, color, thick}]; y(value) is 0 at the bottom, 1 on top.
-function lines(el, {points, series, y, ticks, height = 250, label}) {
-  const width = Math.max(240, el.clientWidth), left = 52, right = 10, top = 10, bottom = 36;
+function lines(el, { points, series, y, ticks, height = 250, label }) {
+  const width = Math.max(240, el.clientWidth),
+    left = 52,
+    right = 10,
+    top = 10,
+    bottom = 36;
   const x = (p) => left + (p / Math.max(1, points.length - 1)) * (width - left - right);
   const at = (value) => top + (1 - y(value)) * (height - top - bottom);
-  const inLayer = points.map(([, layer], p) => [layer, p]).filter(([layer]) => layer === state.layer).map(([, p]) => p);
-  const from = inLayer.length ? x(Math.max(0, inLayer[0] - 1)) : 0, to = inLayer.length ? x(inLayer[inLayer.length - 1]) : 0;
-  fill(el, s("svg", {width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label, class: "chart",
-    onclick: (event) => {
-      const p = Math.round(((event.offsetX - left) / (width - left - right)) * (points.length - 1));
-      const layer = points[Math.max(0, Math.min(points.length - 1, p))][1];
-      if (layer >= 0) go({layer});
-    }},
-    s("rect", {x: from, y: top, width: Math.max(3, to - from), height: height - top - bottom, class: "chosen"}),
-    ticks.map(({value, text}) => [
-      s("line", {x1: left, x2: width - right, y1: at(value), y2: at(value), class: "grid"}),
-      s("text", {x: left - 6, y: at(value) + 4, "text-anchor": "end"}, text)]),
-    layerTicks(points, width - left).map(([layer, p]) => s("text", {x: x(p), y: height - bottom + 16, "text-anchor": "middle"}, String(layer))),
-    s("text", {x: (left + width - right) / 2, y: height - 3, "text-anchor": "middle"}, textsOf("layer").plain("after_layer")),
-    series.map(({values, color, thick}) => s("polyline", {fill: "none", css: {stroke: `var(--${color})`}, "stroke-width": thick ? 3 : 1.2,
-      opacity: thick ? 1 : 0.75, "stroke-linejoin": "round", points: Array.from(values, (v, p) => `${x(p).toFixed(1)},${at(v).toFixed(1)}`).join(" ")}))));
+  const inLayer = points
+    .map(([, layer], p) => [layer, p])
+    .filter(([layer]) => layer === state.layer)
+    .map(([, p]) => p);
+  const from = inLayer.length ? x(Math.max(0, inLayer[0] - 1)) : 0,
+    to = inLayer.length ? x(inLayer[inLayer.length - 1]) : 0;
+  fill(
+    el,
+    s(
+      "svg",
+      {
+        width,
+        height,
+        viewBox: `0 0 ${width} ${height}`,
+        role: "img",
+        "aria-label": label,
+        class: "chart",
+        onclick: (event) => {
+          const p = Math.round(((event.offsetX - left) / (width - left - right)) * (points.length - 1));
+          const layer = points[Math.max(0, Math.min(points.length - 1, p))][1];
+          if (layer >= 0) go({ layer });
+        },
+      },
+      s("rect", {
+        x: from,
+        y: top,
+        width: Math.max(3, to - from),
+        height: height - top - bottom,
+        class: "chosen",
+      }),
+      ticks.map(({ value, text }) => [
+        s("line", { x1: left, x2: width - right, y1: at(value), y2: at(value), class: "grid" }),
+        s("text", { x: left - 6, y: at(value) + 4, "text-anchor": "end" }, text),
+      ]),
+      layerTicks(points, width - left).map(([layer, p]) =>
+        s("text", { x: x(p), y: height - bottom + 16, "text-anchor": "middle" }, String(layer)),
+      ),
+      s(
+        "text",
+        { x: (left + width - right) / 2, y: height - 3, "text-anchor": "middle" },
+        textsOf("layer").plain("after_layer"),
+      ),
+      series.map(({ values, color, thick }) =>
+        s("polyline", {
+          fill: "none",
+          css: { stroke: `var(--${color})` },
+          "stroke-width": thick ? 3 : 1.2,
+          opacity: thick ? 1 : 0.75,
+          "stroke-linejoin": "round",
+          points: Array.from(values, (v, p) => `${x(p).toFixed(1)},${at(v).toFixed(1)}`).join(" "),
+        }),
+      ),
+    ),
+  );
 }
 
 // Bars up and down over the points of the stream, a layer's side by side; a click chooses the layer.
-function layerBars(el, {points, values, height = 230, label}) {
-  const width = Math.max(240, el.clientWidth), left = 52, right = 6, top = 10, bottom = 36;
-  const most = Math.max(0, ...values), least = Math.min(0, ...values), span = most - least || 1;
+function layerBars(el, { points, values, height = 230, label }) {
+  const width = Math.max(240, el.clientWidth),
+    left = 52,
+    right = 6,
+    top = 10,
+    bottom = 36;
+  const most = Math.max(0, ...values),
+    least = Math.min(0, ...values),
+    span = most - least || 1;
   const at = (value) => top + ((most - value) / span) * (height - top - bottom);
   const slot = (width - left - right) / points.length;
-  const chosen = points.map(([, layer], p) => [layer, p]).filter(([layer]) => layer === state.layer).map(([, p]) => p);
+  const chosen = points
+    .map(([, layer], p) => [layer, p])
+    .filter(([layer]) => layer === state.layer)
+    .map(([, p]) => p);
   const axis = [most, least].filter((value) => value !== 0);
-  fill(el, s("svg", {width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label, class: "chart",
-    onclick: (event) => {
-      const p = Math.floor((event.offsetX - left) / slot), layer = (points[p] || [])[1];
-      if (layer >= 0) go({layer});
-    }},
-    chosen.length ? s("rect", {x: left + chosen[0] * slot, y: top, width: chosen.length * slot, height: height - top - bottom, class: "chosen"}) : null,
-    axis.map((value) => s("text", {x: left - 6, y: at(value) + 4, "text-anchor": "end"}, signed(value, 1))),
-    s("text", {x: left - 6, y: at(0) + 4, "text-anchor": "end"}, "0"),
-    s("line", {x1: left, x2: width - right, y1: at(0), y2: at(0), class: "axis"}),
-    points.map(([piece, layer], p) => s("rect", {x: left + p * slot + slot * 0.1, width: Math.max(1, slot * 0.8), css: {fill: `var(--${inkOf(piece, layer)})`},
-      y: Math.min(at(0), at(values[p])), height: Math.max(0.5, Math.abs(at(values[p]) - at(0)))},
-      s("title", null, `${pieceName(piece, layer).textContent}: ${signed(values[p])}`))),
-    layerTicks(points, width - left).map(([layer, p]) => s("text", {x: left + (p + 0.5) * slot - (slot * (chosenWidth(points, layer) - 1)) / 2, y: height - bottom + 16, "text-anchor": "middle"}, String(layer))),
-    s("text", {x: (left + width) / 2, y: height - 3, "text-anchor": "middle"}, textsOf("layer").plain("layer_axis"))));
+  fill(
+    el,
+    s(
+      "svg",
+      {
+        width,
+        height,
+        viewBox: `0 0 ${width} ${height}`,
+        role: "img",
+        "aria-label": label,
+        class: "chart",
+        onclick: (event) => {
+          const p = Math.floor((event.offsetX - left) / slot),
+            layer = (points[p] || [])[1];
+          if (layer >= 0) go({ layer });
+        },
+      },
+      chosen.length
+        ? s("rect", {
+            x: left + chosen[0] * slot,
+            y: top,
+            width: chosen.length * slot,
+            height: height - top - bottom,
+            class: "chosen",
+          })
+        : null,
+      axis.map((value) =>
+        s("text", { x: left - 6, y: at(value) + 4, "text-anchor": "end" }, signed(value, 1)),
+      ),
+      s("text", { x: left - 6, y: at(0) + 4, "text-anchor": "end" }, "0"),
+      s("line", { x1: left, x2: width - right, y1: at(0), y2: at(0), class: "axis" }),
+      points.map(([piece, layer], p) =>
+        s(
+          "rect",
+          {
+            x: left + p * slot + slot * 0.1,
+            width: Math.max(1, slot * 0.8),
+            css: { fill: `var(--${inkOf(piece, layer)})` },
+            y: Math.min(at(0), at(values[p])),
+            height: Math.max(0.5, Math.abs(at(values[p]) - at(0))),
+          },
+          s("title", null, `${pieceName(piece, layer).textContent}: ${signed(values[p])}`),
+        ),
+      ),
+      layerTicks(points, width - left).map(([layer, p]) =>
+        s(
+          "text",
+          {
+            x: left + (p + 0.5) * slot - (slot * (chosenWidth(points, layer) - 1)) / 2,
+            y: height - bottom + 16,
+            "text-anchor": "middle",
+          },
+          String(layer),
+        ),
+      ),
+      s(
+        "text",
+        { x: (left + width) / 2, y: height - 3, "text-anchor": "middle" },
+        textsOf("layer").plain("layer_axis"),
+      ),
+    ),
+  );
 }
 
 function chosenWidth(points, layer) {
@@ -151,7 +272,7 @@ function chosenWidth(points, layer) {
 }
 
 // A canvas of numbers as coloured cells: color(r, c) is [r, g, b] or null for none; no lines between many.
-function cells(context, {rows, columns, x = 0, y = 0, width, height, color}) {
+function cells(context, { rows, columns, x = 0, y = 0, width, height, color }) {
   const image = new ImageData(columns, rows);
   for (let r = 0; r < rows; r++) {
     for (let c = 0; c < columns; c++) {
@@ -174,16 +295,18 @@ function chosenVote(pair) {
 
 // The votes of all heads of a layer at a row; null where they are not kept.
 function headVotes(layer, at) {
-  const packed = DATA.votes.heads[layer], first = DATA.votes.start;
+  const packed = DATA.votes.heads[layer],
+    first = DATA.votes.start;
   if (packed === undefined || at < first) return null;
-  const found = arr(packed), n = packed.s[1];
-  return Array.from({length: n}, (_, head) => chosenVote(row(found, at - first, head)));
+  const found = arr(packed),
+    n = packed.s[1];
+  return Array.from({ length: n }, (_, head) => chosenVote(row(found, at - first, head)));
 }
 
 // The token that came next and its rival, for texts.
 function forWhom() {
-  const {target, other} = here();
-  return {token: chip(target), other: chip(other)};
+  const { target, other } = here();
+  return { token: chip(target), other: chip(other) };
 }
 
 // A share that may be below 0: "-12%".

@@ -39,8 +39,17 @@ function visible(text) {
     if (c === " ") out += "·";
     else if (c === "\n") out += "⏎";
     else if (c === "\t") out += "⇥";
-    else if (n < 32 || (n >= 127 && n < 160) || n === 0xad || n === 0x61c || (n >= 0x200b && n <= 0x200f)
-      || (n >= 0x2028 && n <= 0x202e) || (n >= 0x2060 && n <= 0x206f) || n === 0xfeff || (n >= 0xd800 && n <= 0xdfff)) {
+    else if (
+      n < 32 ||
+      (n >= 127 && n < 160) ||
+      n === 0xad ||
+      n === 0x61c ||
+      (n >= 0x200b && n <= 0x200f) ||
+      (n >= 0x2028 && n <= 0x202e) ||
+      (n >= 0x2060 && n <= 0x206f) ||
+      n === 0xfeff ||
+      (n >= 0xd800 && n <= 0xdfff)
+    ) {
       out += `[U+${n.toString(16).toUpperCase().padStart(4, "0")}]`;
     } else out += c;
   }
@@ -57,19 +66,27 @@ function cut(text, most = 24) {
 // A token of the vocabulary as a small box, by its id.
 function chip(id, extra = "") {
   const text = DATA.run.tokens[id];
-  return h("bdi", {class: `chip ${extra}`, title: `${text === undefined ? "" : visible(text)} (id ${id})`},
-    text === undefined ? `#${id}` : cut(visible(text)));
+  return h(
+    "bdi",
+    { class: `chip ${extra}`, title: `${text === undefined ? "" : visible(text)} (id ${id})` },
+    text === undefined ? `#${id}` : cut(visible(text)),
+  );
 }
 
 // The token at a position of the text; the column of tokens between (-1) says how many they are.
 function chipAt(position, extra = "") {
-  if (position < 0) return h("bdi", {class: `chip between ${extra}`}, TEXT.page("between", {n: DATA.run.between}).textContent);
+  if (position < 0)
+    return h(
+      "bdi",
+      { class: `chip between ${extra}` },
+      TEXT.page("between", { n: DATA.run.between }).textContent,
+    );
   return chip(IDS[position], extra);
 }
 
 // The same as plain text, for labels.
 function nameAt(position) {
-  return position < 0 ? TEXT.page("between", {n: DATA.run.between}).textContent : nameOf(IDS[position]);
+  return position < 0 ? TEXT.page("between", { n: DATA.run.between }).textContent : nameOf(IDS[position]);
 }
 
 function nameOf(id) {
@@ -78,40 +95,82 @@ function nameOf(id) {
 }
 
 function details(summary, ...kids) {
-  return h("details", null, h("summary", null, summary), h("div", {class: "inside"}, kids));
+  return h("details", null, h("summary", null, summary), h("div", { class: "inside" }, kids));
 }
 
 // A table of cells; numbers go to the right. Rows are arrays of text or nodes.
 function table(caption, heads, rows, extra = "") {
-  const number = (kid) => (typeof kid === "string" && /^[<>+-]?[\d.,\s\u00a0]+(%|e[+-]?\d+)?$/.test(kid) ? "n" : null);
-  const cell = (kid) => h("td", {class: number(kid)}, kid);
-  const right = (i) => (rows.length && rows.every((cells) => cells[i] === "" || number(cells[i])) ? "n" : null);
-  return h("div", {class: "scroll", tabindex: 0, role: "region", "aria-label": caption},
-    h("table", {class: extra}, h("caption", {class: "unseen"}, caption),
-      h("thead", null, h("tr", null, heads.map((head, i) => h("th", {scope: "col", class: right(i)}, head)))),
-      h("tbody", null, rows.map((cells) => h("tr", {class: cells.mark}, cells.map(cell))))));
+  const number = (kid) =>
+    typeof kid === "string" && /^[<>+-]?[\d.,\s\u00a0]+(%|e[+-]?\d+)?$/.test(kid) ? "n" : null;
+  const cell = (kid) => h("td", { class: number(kid) }, kid);
+  const right = (i) =>
+    rows.length && rows.every((cells) => cells[i] === "" || number(cells[i])) ? "n" : null;
+  return h(
+    "div",
+    { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
+    h(
+      "table",
+      { class: extra },
+      h("caption", { class: "unseen" }, caption),
+      h(
+        "thead",
+        null,
+        h(
+          "tr",
+          null,
+          heads.map((head, i) => h("th", { scope: "col", class: right(i) }, head)),
+        ),
+      ),
+      h(
+        "tbody",
+        null,
+        rows.map((cells) => h("tr", { class: cells.mark }, cells.map(cell))),
+      ),
+    ),
+  );
 }
 
 // A row of pills of which one is pressed: options {value, label}.
 function pills(label, options, value, choose) {
-  return h("div", {class: "pills", role: "group", "aria-label": label}, options.map((option) =>
-    h("button", {type: "button", "aria-pressed": String(option.value === value), onclick: () => choose(option.value)}, option.label)));
+  return h(
+    "div",
+    { class: "pills", role: "group", "aria-label": label },
+    options.map((option) =>
+      h(
+        "button",
+        {
+          type: "button",
+          "aria-pressed": String(option.value === value),
+          onclick: () => choose(option.value),
+        },
+        option.label,
+      ),
+    ),
+  );
 }
 
 function button(label, act, extra = "") {
-  return h("button", {type: "button", class: extra, onclick: act}, label);
+  return h("button", { type: "button", class: extra, onclick: act }, label);
 }
 
 // A labelled slider; `show` makes the text of its value.
-function slider(label, {min, max, step, value, show = String}, change) {
+function slider(label, { min, max, step, value, show = String }, change) {
   const out = h("output", null, show(value));
-  const input = h("input", {type: "range", min, max, step, value, "aria-label": label, "aria-valuetext": show(value)});
+  const input = h("input", {
+    type: "range",
+    min,
+    max,
+    step,
+    value,
+    "aria-label": label,
+    "aria-valuetext": show(value),
+  });
   input.addEventListener("input", () => {
     out.textContent = show(Number(input.value));
     input.setAttribute("aria-valuetext", out.textContent);
     change(Number(input.value));
   });
-  const el = h("label", {class: "slider"}, h("span", null, label), input, out);
+  const el = h("label", { class: "slider" }, h("span", null, label), input, out);
   el.set = (to) => {
     input.value = to;
     out.textContent = show(to);
@@ -122,15 +181,28 @@ function slider(label, {min, max, step, value, show = String}, change) {
 
 // Make an element one that arrow keys move about in: move(dx, dy); it is announced as a slider from 0 to most.
 function arrowsOn(el, label, most, move) {
-  put(el, {tabindex: 0, role: "slider", "aria-label": label, "aria-valuemin": 0, "aria-valuemax": most, "aria-valuenow": 0}, []);
+  put(
+    el,
+    {
+      tabindex: 0,
+      role: "slider",
+      "aria-label": label,
+      "aria-valuemin": 0,
+      "aria-valuemax": most,
+      "aria-valuenow": 0,
+    },
+    [],
+  );
   el.classList.add("arrows");
   el.addEventListener("keydown", (event) => {
-    const [dx, dy] = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[event.key] || [0, 0];
+    const [dx, dy] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[
+      event.key
+    ] || [0, 0];
     if (!dx && !dy) return;
     event.preventDefault();
     event.stopPropagation();
     move(dx, dy);
   });
-  el.at = (now, text) => put(el, {"aria-valuenow": now, "aria-valuetext": text}, []);
+  el.at = (now, text) => put(el, { "aria-valuenow": now, "aria-valuetext": text }, []);
   return el;
 }

@@ -1,7 +1,7 @@
 // Pictures on canvas, drawn again when their width or the colours of the page change.
 
 const PICTURES = new Set();
-const INKS = new Map();  // to ask the browser for a colour costs more than to draw with it
+const INKS = new Map(); // to ask the browser for a colour costs more than to draw with it
 
 // A colour of page.css by name, as rgb numbers.
 function ink(name) {
@@ -12,7 +12,10 @@ function ink(name) {
 function computed(name) {
   const probe = document.getElementById("live");
   probe.style.color = `var(--${name})`;
-  const found = getComputedStyle(probe).color.match(/[\d.]+/g).slice(0, 3).map(Number);
+  const found = getComputedStyle(probe)
+    .color.match(/[\d.]+/g)
+    .slice(0, 3)
+    .map(Number);
   probe.style.color = "";
   return found;
 }
@@ -29,9 +32,10 @@ function tint(x) {
 
 // A canvas as wide as its place and `height` high (a number, or of its width); `paint(context, width, height)`.
 function picture(label, height, paint) {
-  const canvas = h("canvas", {class: "picture", role: "img", "aria-label": label});
+  const canvas = h("canvas", { class: "picture", role: "img", "aria-label": label });
   canvas.paint = () => {
-    const width = canvas.clientWidth, high = typeof height === "function" ? height(width) : height;
+    const width = canvas.clientWidth,
+      high = typeof height === "function" ? height(width) : height;
     if (!width) return;
     const ratio = window.devicePixelRatio || 1;
     canvas.style.height = `${high}px`;
@@ -57,6 +61,9 @@ function repaint() {
 
 // A horizontal bar: a share of the whole width, in a colour of page.css.
 function bar(share, color = "accent") {
-  return h("span", {class: "bar", "aria-hidden": "true"},
-    h("span", {css: {width: `${100 * Math.max(0, Math.min(1, share))}%`, background: `var(--${color})`}}));
+  return h(
+    "span",
+    { class: "bar", "aria-hidden": "true" },
+    h("span", { css: { width: `${100 * Math.max(0, Math.min(1, share))}%`, background: `var(--${color})` } }),
+  );
 }

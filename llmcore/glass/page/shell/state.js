@@ -1,7 +1,7 @@
 // What the reader looks at: t, the row of the token followed; layer; head; rather, whether votes count for the
 // next token alone or for it rather than the runner-up. All of it stands in the URL's fragment.
 
-const state = {t: 0, layer: 0, head: 0, rather: true};
+const state = { t: 0, layer: 0, head: 0, rather: true };
 const LISTENERS = [];
 
 function whenChanged(update) {
@@ -16,7 +16,7 @@ function within(found) {
 
 // Change some of the state; all that is on the page follows.
 function go(change) {
-  const before = {...state};
+  const before = { ...state };
   Object.assign(state, change);
   within(state);
   if (Object.keys(state).every((key) => state[key] === before[key])) return;
@@ -31,7 +31,8 @@ function writeFragment() {
 }
 
 function readFragment() {
-  const found = new URLSearchParams(location.hash.slice(1)), change = {};
+  const found = new URLSearchParams(location.hash.slice(1)),
+    change = {};
   const whole = (name) => (/^\d{1,6}$/.test(found.get(name) || "") ? Number(found.get(name)) : null);
   const position = whole("t");
   if (position !== null && ROWS.indexOf(position) >= 0) change.t = ROWS.indexOf(position);
@@ -43,19 +44,33 @@ function readFragment() {
 // Of the token followed: its position and id, the token that came next, its best rival, and the step (or -1).
 function here() {
   const row = state.t;
-  return {row, position: ROWS[row], id: IDS[ROWS[row]], target: arr(DATA.run.targets)[row],
-    other: arr(DATA.run.others)[row], step: DATA.run.steps[row]};
+  return {
+    row,
+    position: ROWS[row],
+    id: IDS[ROWS[row]],
+    target: arr(DATA.run.targets)[row],
+    other: arr(DATA.run.others)[row],
+    step: DATA.run.steps[row],
+  };
 }
 
 // The switch between "for" and "for ... rather than ...", the same wherever it stands.
 function ratherSwitch() {
   const el = h("div");
   const draw = () => {
-    const {target, other} = here();
-    fill(el, pills(TEXT.page.plain("votes_for"), [
-      {value: false, label: TEXT.page("for", {token: chip(target)})},
-      {value: true, label: TEXT.page("rather", {token: chip(target), other: chip(other)})},
-    ], state.rather, (rather) => go({rather})));
+    const { target, other } = here();
+    fill(
+      el,
+      pills(
+        TEXT.page.plain("votes_for"),
+        [
+          { value: false, label: TEXT.page("for", { token: chip(target) }) },
+          { value: true, label: TEXT.page("rather", { token: chip(target), other: chip(other) }) },
+        ],
+        state.rather,
+        (rather) => go({ rather }),
+      ),
+    );
   };
   whenChanged(draw);
   draw();

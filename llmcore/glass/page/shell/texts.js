@@ -5,18 +5,23 @@ const LANGUAGE = document.documentElement.lang;
 const TEXTS = JSON.parse(document.getElementById("texts").textContent);
 const PLURAL = new Intl.PluralRules(LANGUAGE);
 const DATA = JSON.parse(document.getElementById("data").textContent);
-const IDS = arr(DATA.run.ids), ROWS = arr(DATA.run.rows), COLUMNS = arr(DATA.run.columns);
+const IDS = arr(DATA.run.ids),
+  ROWS = arr(DATA.run.rows),
+  COLUMNS = arr(DATA.run.columns);
 
 // A number with grouped thousands; with `digits` so many after the point.
 function num(x, digits = 0) {
-  const text = new Intl.NumberFormat(LANGUAGE, {minimumFractionDigits: digits, maximumFractionDigits: digits,
-    useGrouping: Math.abs(x) >= 10000 || LANGUAGE === "en"}).format(x === 0 ? 0 : x);
+  const text = new Intl.NumberFormat(LANGUAGE, {
+    minimumFractionDigits: digits,
+    maximumFractionDigits: digits,
+    useGrouping: Math.abs(x) >= 10000 || LANGUAGE === "en",
+  }).format(x === 0 ? 0 : x);
   return text.replace("−", "-");
 }
 
 // A setting as people write it: 0.8, not 0.80.
 function short(x) {
-  return new Intl.NumberFormat(LANGUAGE, {maximumFractionDigits: 3}).format(x);
+  return new Intl.NumberFormat(LANGUAGE, { maximumFractionDigits: 3 }).format(x);
 }
 
 // The same with its sign.
@@ -35,13 +40,22 @@ function percent(p) {
 
 // A large count as people say it: 135 million.
 function large(n) {
-  const compactDisplay = LANGUAGE === "en" ? "long" : "short";  // a word would have to be inflected
-  return new Intl.NumberFormat(LANGUAGE, {notation: "compact", compactDisplay, maximumSignificantDigits: 3}).format(n);
+  const compactDisplay = LANGUAGE === "en" ? "long" : "short"; // a word would have to be inflected
+  return new Intl.NumberFormat(LANGUAGE, {
+    notation: "compact",
+    compactDisplay,
+    maximumSignificantDigits: 3,
+  }).format(n);
 }
 
 function bytes(n) {
-  for (const [unit, name] of [[1e9, "GB"], [1e6, "MB"], [1e3, "kB"]]) if (n >= unit) return `${num(n / unit, 1)} ${name}`;
-  return TEXT.page("bytes", {n}).textContent;
+  for (const [unit, name] of [
+    [1e9, "GB"],
+    [1e6, "MB"],
+    [1e3, "kB"],
+  ])
+    if (n >= unit) return `${num(n / unit, 1)} ${name}`;
+  return TEXT.page("bytes", { n }).textContent;
 }
 
 // The texts of a scene (and behind them the page's): t(key, {place: text or node}) is a fragment to append.
@@ -70,7 +84,7 @@ function said(text, values) {
       const [shown, name] = part.slice(2, -2).split("|");
       out.append(term(shown, name || shown));
     } else if (/^[.,;:!?)]/.test(part) && out.lastElementChild && out.lastChild === out.lastElementChild) {
-      out.append(h("span", {class: "glued"}, out.lastChild, part[0]), part.slice(1));  // no line ends between them
+      out.append(h("span", { class: "glued" }, out.lastChild, part[0]), part.slice(1)); // no line ends between them
     } else if (part) out.append(part);
   }
   return out;
@@ -79,8 +93,21 @@ function said(text, values) {
 // A word that the glossary explains, on hover, focus and touch.
 function term(shown, name) {
   if (TEXTS.glossary[name] === undefined) throw new Error(`no word ${name} in the glossary`);
-  return h("button", {type: "button", class: "term", "aria-describedby": "tip", data: {term: name},
-    onmouseenter: showTip, onfocus: showTip, onclick: showTip, onmouseleave: hideTip, onblur: hideTip}, shown);
+  return h(
+    "button",
+    {
+      type: "button",
+      class: "term",
+      "aria-describedby": "tip",
+      data: { term: name },
+      onmouseenter: showTip,
+      onfocus: showTip,
+      onclick: showTip,
+      onmouseleave: hideTip,
+      onblur: hideTip,
+    },
+    shown,
+  );
 }
 
 let tipOf = null;
@@ -92,7 +119,8 @@ function showTip(event) {
 
 function placeTip() {
   if (!tipOf) return;
-  const tip = document.getElementById("tip"), word = tipOf.getBoundingClientRect();
+  const tip = document.getElementById("tip"),
+    word = tipOf.getBoundingClientRect();
   tip.textContent = TEXTS.glossary[tipOf.dataset.term];
   tip.hidden = false;
   const left = Math.min(word.left, document.documentElement.clientWidth - tip.offsetWidth - 8);
@@ -106,5 +134,5 @@ function hideTip() {
   document.getElementById("tip").hidden = true;
 }
 
-const TEXT = {page: textsOf("page")};
+const TEXT = { page: textsOf("page") };
 const strong = (kid) => h("strong", null, typeof kid === "number" ? num(kid) : kid);
