@@ -1,10 +1,15 @@
 """What several tests need: models, and what other engines computed from them."""
 
 import functools
+import os
 import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+
+# Several processes of tests, each with a thread of BLAS for every core, would wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
