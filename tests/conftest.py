@@ -65,6 +65,26 @@ def tiny_llama():
     return path
 
 
+@pytest.fixture(scope="module")  # for a session it would keep asyncio from all other tests
+def browser():
+    """Debian's chromium; tests/browser.py says what the tests that take it need."""
+    from browser import BROWSER, FLAGS
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as running:
+        chromium = running.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@functools.cache
+def family_model(family):
+    """A random model of a family of make_tiny_model, made once for all tests."""
+    path = Path(FOLDER.name) / f"family-{family}.gguf"
+    make(family, path)
+    return llmcore.load(path)
+
+
 @pytest.fixture(scope="session")
 def llama_path():
     return tiny_llama()

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from make_tiny_model import FAMILIES, make
+from conftest import family_model
+from make_tiny_model import FAMILIES
 from same_model import SHORT, in_steps
 
 import llmcore
@@ -16,10 +17,8 @@ IDS = SHORT[:12]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def llm(request, tmp_path_factory):
-    path = tmp_path_factory.mktemp("glass") / "m.gguf"
-    make(request.param, path)
-    return llmcore.load(path)
+def llm(request):
+    return family_model(request.param)
 
 
 def seen_in(llm, ids):

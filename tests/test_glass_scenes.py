@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import family_model
 from make_tiny_model import FAMILIES, make
 from same_model import LONG, SHORT
 
@@ -41,10 +42,8 @@ IDS = SHORT[:12]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def llm(request, tmp_path_factory):
-    path = tmp_path_factory.mktemp("scenes") / "m.gguf"
-    make(request.param, path)
-    return llmcore.load(path)
+def llm(request):
+    return family_model(request.param)
 
 
 @pytest.fixture(scope="module")

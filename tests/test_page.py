@@ -5,10 +5,9 @@ import re
 
 import numpy as np
 import pytest
-from browser import BROWSER, FLAGS, MARKS, assert_axe_finds_nothing
+from browser import MARKS, assert_axe_finds_nothing
 from conftest import real_model
 from make_tiny_model import FAMILIES, make
-from playwright.sync_api import sync_playwright
 from same_model import LONG, SHORT
 from test_explain import HOSTILE
 
@@ -23,14 +22,6 @@ pytestmark = MARKS
 LOOKS = [(1280, "light"), (390, "dark"), (1280, "dark"), (390, "light")]
 NO_WORDS = re.compile(r"\b(NaN|undefined|null|Infinity)\b|\[object")
 SMOLLM2, GEMMA3 = "SmolLM2-135M-Instruct.Q4_1.gguf", "gemma-3-270m-q4_k_m.gguf"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as running:
-        chromium = running.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

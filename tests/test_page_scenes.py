@@ -5,12 +5,12 @@ import pytest
 from browser import MARKS, assert_axe_finds_nothing
 from conftest import real_model
 from same_model import LONG, SHORT
-from test_page import SMOLLM2, browser, checks, open_page, settled, tiny, wide, written
+from test_page import SMOLLM2, checks, open_page, settled, tiny, wide, written
 
 from llmcore.glass.page import told
 
 pytestmark = MARKS
-__all__ = ["browser", "open_page"]  # fixtures
+__all__ = ["open_page"]  # a fixture
 PROMPT = "Rome is the capital of Italy. Paris is the capital of"
 SCENES = {  # family: which scenes of the layers its page has
     "llama": {"attention", "ffn"},

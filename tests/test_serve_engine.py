@@ -179,6 +179,14 @@ def test_a_text_of_one_prompt_does_not_wait_for_one_that_left(llama):
     assert ear.ids == alone(llama, [5, 6])
 
 
+def begun(engine, llama):
+    """What hears a text of 60 tokens, the first of which has come."""
+    came = threading.Event()
+    engine.submit([writing(llama, [5, 6], ear := Ear(each=lambda _: came.set()), max_tokens=60)])
+    assert came.wait(60)
+    return ear
+
+
 def test_a_long_prompt_stops_the_others_for_one_piece_alone(llama, monkeypatch):
     """Every pass beside a text that is written reads at most BESIDE tokens of prompts."""
     rows, forward = [], engine_module.forward
@@ -189,17 +197,13 @@ def test_a_long_prompt_stops_the_others_for_one_piece_alone(llama, monkeypatch):
 
     monkeypatch.setattr(engine_module, "forward", noting)
     with Running(llama) as engine:
-        came = threading.Event()
-        engine.submit([writing(llama, [5, 6], ear := Ear(each=lambda _: came.set()), max_tokens=60)])
-        assert came.wait(60)
+        ear = begun(engine, llama)
         engine.submit([writing(llama, [7] * 450, late := Ear()), writing(llama, [8, 9, 10], short := Ear())])
         wait(ear, late, short)
     beside = [step for step in rows if 1 in step and sum(step) > len(step) and len(step) > 1]
     assert max(map(sum, beside)) <= BESIDE + 8
     assert sum(sum(step) >= 450 - 8 for step in rows) == 0
-    assert [3 in step for step in beside].count(
-        True
-    ) == 1  # a short prompt is read in one step beside a long one
+    assert sum(3 in step for step in beside) == 1  # a short prompt is read in one step beside a long one
 
 
 def test_a_slow_model_reads_prompts_in_smaller_pieces(llama, monkeypatch):
@@ -214,9 +218,7 @@ def test_a_slow_model_reads_prompts_in_smaller_pieces(llama, monkeypatch):
 
     monkeypatch.setattr(engine_module, "forward", slow)
     with Running(llama) as engine:
-        came = threading.Event()
-        engine.submit([writing(llama, [5, 6], ear := Ear(each=lambda _: came.set()), max_tokens=60)])
-        assert came.wait(60)
+        ear = begun(engine, llama)
         engine.submit([writing(llama, [7] * 450, late := Ear())])
         wait(ear, late)
     beside = [max(step) for step in rows if len(step) > 1 and max(step) > 1]

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 pytest.importorskip("uvicorn", reason='pip install "llmcore[serve]"')
-from browser import BROWSER, FLAGS, MARKS, assert_axe_finds_nothing
+from browser import MARKS, assert_axe_finds_nothing
 from conftest import FOLDER
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 from serving import served
 from test_conversation import CHATML, make_model
 
@@ -55,14 +55,6 @@ def site_of(llm, monkeypatch, **terms):
 @pytest.fixture(scope="module")
 def llm():
     return llmcore.load(make_model(FOLDER.name + "/serve-page.gguf", CHATML))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as running:
-        chromium = running.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from ..samplers.options import Sampling
 from ..speed.machine import restart_with_threads
 from ..tokenizers.streaming import stop_strings
 from .interrupt import handle_again, raise_interrupts
-from .options import TEXTS, is_answer, read_escapes, sampling_given, texts_of
+from .options import TEXTS, is_answer, on_one_line, read_escapes, sampling_given, texts_of
 
 MODELS = Path("models")
 # What lies beside models: a projector of images, statistics of activations.
@@ -26,7 +26,6 @@ NO_MODEL = re.compile(r"(?<![^\W_])(mmproj|imatrix)(?![^\W_])", re.I)
 Say = Callable[..., None]  # `note`, which writes a line to standard error, unless the command is to be quiet
 
 # Control characters, line ends, and marks that change the direction of what follows.
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 class Notes(io.FileIO):
@@ -78,7 +77,7 @@ def command_line(parser: argparse.ArgumentParser, run, argv=None, check=lambda a
             given = sampling_given(args)
             stop_strings(getattr(args, "stop", ()))
         except ValueError as error:
-            parser.error(on_one_line(str(error)))
+            parser.error(str(error))
         if args.threads is not None:
             restart_with_threads(args.threads)
         if args.quiet:
@@ -149,15 +148,6 @@ def sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno == errno.EBADF:
         return "standard output is closed, so the text is lost; send it to a file or to /dev/null"
     return str(error) or type(error).__name__
-
-
-def on_one_line(text: str) -> str:
-    """The text without line ends and control characters, which may come from a stranger's file.
-
-    >>> on_one_line("red \\x1b[31m, new\\nline")
-    'red \\\\x1b[31m, new\\\\nline'
-    """
-    return CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def open_model(args: argparse.Namespace, say: Say) -> tuple[LLM, float]:

@@ -164,7 +164,7 @@ def main(argv: list[str] | None = None) -> int:
         elif model in CATALOGUE:
             fetch(CATALOGUE[model], say)
         else:
-            parser.error(command.on_one_line(f"there is no model {model!r}; there are {NAMES}"))
+            parser.error(f"there is no model {model!r}; there are {NAMES}")
         return 0
 
     return command.status_of(work)

@@ -16,11 +16,28 @@ DEFAULTS = {field.name: field.default for field in fields(Sampling)}
 TEXTS = {name: f"--{name}" for name in ("prompt", "system", "prefill", "stop")}
 TEXTS["dry_sequence_breakers"] = "--dry-sequence-breaker"
 ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{2}|[nrt'\"\\])")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 
 
+def on_one_line(text: str) -> str:
+    """The text without line ends and control characters, which may come from a stranger's file.
+
+    >>> on_one_line("red \\x1b[31m, new\\nline")
+    'red \\\\x1b[31m, new\\\\nline'
+    """
+    return CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
 class Parser(argparse.ArgumentParser):
-    """Reads a command line; argparse's own takes a full disk, where help cannot be printed, for success."""
+    """Reads a command line; argparse's own takes a full disk, where help cannot be printed, for success.
+
+    What is wrong with it is told in one line: argparse would list all options before that.
+    """
+
+    def error(self, message):
+        """Ends the process."""
+        self.exit(2, f"{self.prog}: error: {on_one_line(message)}; --help lists all\n")
 
     def _print_message(self, message, file=None):
         print(message, end="", file=file or sys.stderr, flush=True)

@@ -38,8 +38,8 @@ def model_keys(*, layers, width, heads, kv_heads, ff, context) -> dict:
     }
 
 
-def tokenizer_keys(lines: list[str], vocab: int) -> dict:
-    """A vocabulary of at most `vocab` tokens learned from lines of text, as the keys that hold it.
+def learn_pieces(lines: list[str], vocab: int) -> sentencepiece.SentencePieceProcessor:
+    """A vocabulary of at most `vocab` tokens, learned from lines of text.
 
     Byte pair encoding (Sennrich et al. 2016, arXiv:1508.07909) joins the most frequent pair again and again;
     each join's score says when it was. Raises ValueError where there is nothing to learn from or too few
@@ -69,7 +69,12 @@ def tokenizer_keys(lines: list[str], vocab: int) -> dict:
         raise ValueError(
             f"no vocabulary of {vocab} tokens can be made of this text: {reason:.300}"
         ) from error
-    pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+
+
+def tokenizer_keys(lines: list[str], vocab: int) -> dict:
+    """A vocabulary of at most `vocab` tokens learned from lines of text, as the keys that hold it."""
+    pieces = learn_pieces(lines, vocab)
     ids = range(len(pieces))
     kind = {UNK_ID: UNKNOWN, BOS_ID: CONTROL, EOS_ID: CONTROL}
     return {

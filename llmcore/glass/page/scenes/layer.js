@@ -142,9 +142,8 @@ function blockWide(width, boxes, before, parallel, label, t) {
       s("text", { x: plus, y: y + 34, "text-anchor": "middle" }, box.after),
     );
   });
-  return s(
-    "svg",
-    { width, height: 200, viewBox: `0 0 ${width} 200`, role: "img", "aria-label": label, class: "chart" },
+  return drawing(
+    { width, height: 200, label },
     s("path", { d: `M10 ${y}H${width - 26}`, class: "stream" }),
     s("path", { d: `M${width - 30} ${y - 11}l22 11l-22 11z`, class: "tip" }),
     s("text", { x: 10, y: y + 34 }, t.plain("size_before", { n: before })),
@@ -188,9 +187,8 @@ function blockTall(width, boxes, before, parallel, label, t) {
       s("text", { x: width - 6, y: plus + 5, "text-anchor": "end" }, `= ${box.after}`),
     );
   });
-  return s(
-    "svg",
-    { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label, class: "chart" },
+  return drawing(
+    { width, height, label },
     s("path", { d: `M${x} 4V${height - 16}`, class: "stream" }),
     s("path", { d: `M${x - 11} ${height - 18}h22l-11 18z`, class: "tip" }),
     s("text", { x: 46, y: 16 }, t.plain("size_before", { n: before })),

@@ -30,10 +30,7 @@ function scene(data, state, el, t) {
   const choose = panel.lastChild;
   return () => {
     choose.follow();
-    const at = state.t - part.start;
-    panel.hidden = notice.hidden = at < 0;
-    cap.hidden = at >= 0;
-    fill(cap, t("not_kept", { n: ROWS.length - part.start }));
+    const at = rowKept(part, panel, notice, cap, t);
     best.update();
     all.update();
     if (at < 0) return;

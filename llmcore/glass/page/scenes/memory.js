@@ -179,15 +179,11 @@ function drawGrowth(el, one, t) {
   const middle = (r) => left + (r + 0.5) * slot;
   fill(
     el,
-    s(
-      "svg",
+    drawing(
       {
         width,
         height,
-        viewBox: `0 0 ${width} ${height}`,
-        role: "img",
-        "aria-label": t.plain("grow_title"),
-        class: "chart",
+        label: t.plain("grow_title"),
         onclick: (event) => go({ t: Math.floor((event.offsetX - left) / slot) }),
       },
       s("rect", {

@@ -59,22 +59,20 @@ function scene(data, state, el, t) {
     fill(
       line,
       before.length > 40 ? "… " : null,
-      before
-        .slice(-40)
-        .map((p) => [
-          h(
-            "button",
-            {
-              type: "button",
-              class: "plain",
-              disabled: p < 0,
-              "aria-label": nameAt(p),
-              onclick: () => go({ t: ROWS.indexOf(p) }),
-            },
-            chipAt(p, p === position ? "on" : ""),
-          ),
-          " ",
-        ]),
+      before.slice(-40).map((p) => [
+        h(
+          "button",
+          {
+            type: "button",
+            class: "plain",
+            disabled: p < 0,
+            "aria-label": nameAt(p),
+            onclick: () => go({ t: ROWS.indexOf(p) }),
+          },
+          chipAt(p, p === position ? "on" : ""),
+        ),
+        " ",
+      ]),
       h("span", { class: "arrow", "aria-hidden": "true" }, "→ "),
       chip(target, "next"),
     );

@@ -23,10 +23,7 @@ function scene(data, state, el, t) {
   );
   return () => {
     choose.follow();
-    const at = state.t - part.start;
-    panel.hidden = notice.hidden = at < 0;
-    cap.hidden = at >= 0;
-    fill(cap, t("not_kept", { n: ROWS.length - part.start }));
+    const at = rowKept(part, panel, notice, cap, t);
     more.update();
     if (at < 0) return;
     const values = piecesAt(part, at);

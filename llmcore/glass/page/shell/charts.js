@@ -14,6 +14,15 @@ function fold(summary, make) {
   return el;
 }
 
+// The row of the chosen token where a scene is kept of the last tokens alone, else -1 and a line that says so.
+function rowKept(part, panel, notice, cap, t) {
+  const at = state.t - part.start;
+  panel.hidden = notice.hidden = at < 0;
+  cap.hidden = at >= 0;
+  fill(cap, t("not_kept", { n: ROWS.length - part.start }));
+  return Math.max(-1, at);
+}
+
 // What a scene's table is called: each of a page has a name of its own.
 const tableName = (t, key = "as_table") => `${t.plain("title")} ${t.plain(key)}`;
 
@@ -121,6 +130,15 @@ function layerTicks(points, width) {
   return ends.filter(([layer]) => layer % every === 0);
 }
 
+// Which of the points of the stream belong to the chosen layer.
+const chosenPoints = (points) => points.flatMap(([, layer], p) => (layer === state.layer ? [p] : []));
+
+// Choose the layer of a point of the stream; the embedding has none.
+function goToPoint(points, p) {
+  const layer = (points[p] || [])[1];
+  if (layer >= 0) go({ layer });
+}
+
 // Lines over the points of the stream. series: [{values, color, thick}]; y(value) is 0 at the bottom, 1 on top.
 function lines(el, { points, series, y, ticks, height = 250, label }) {
   const width = Math.max(240, el.clientWidth),
@@ -130,29 +148,17 @@ function lines(el, { points, series, y, ticks, height = 250, label }) {
     bottom = 36;
   const x = (p) => left + (p / Math.max(1, points.length - 1)) * (width - left - right);
   const at = (value) => top + (1 - y(value)) * (height - top - bottom);
-  const inLayer = points
-    .map(([, layer], p) => [layer, p])
-    .filter(([layer]) => layer === state.layer)
-    .map(([, p]) => p);
+  const inLayer = chosenPoints(points);
   const from = inLayer.length ? x(Math.max(0, inLayer[0] - 1)) : 0,
     to = inLayer.length ? x(inLayer[inLayer.length - 1]) : 0;
+  const onclick = (event) => {
+    const p = Math.round(((event.offsetX - left) / (width - left - right)) * (points.length - 1));
+    goToPoint(points, Math.max(0, Math.min(points.length - 1, p)));
+  };
   fill(
     el,
-    s(
-      "svg",
-      {
-        width,
-        height,
-        viewBox: `0 0 ${width} ${height}`,
-        role: "img",
-        "aria-label": label,
-        class: "chart",
-        onclick: (event) => {
-          const p = Math.round(((event.offsetX - left) / (width - left - right)) * (points.length - 1));
-          const layer = points[Math.max(0, Math.min(points.length - 1, p))][1];
-          if (layer >= 0) go({ layer });
-        },
-      },
+    drawing(
+      { width, height, label, onclick },
       s("rect", {
         x: from,
         y: top,
@@ -198,27 +204,16 @@ function layerBars(el, { points, values, height = 230, label }) {
     span = most - least || 1;
   const at = (value) => top + ((most - value) / span) * (height - top - bottom);
   const slot = (width - left - right) / points.length;
-  const chosen = points
-    .map(([, layer], p) => [layer, p])
-    .filter(([layer]) => layer === state.layer)
-    .map(([, p]) => p);
+  const chosen = chosenPoints(points);
   const axis = [most, least].filter((value) => value !== 0);
   fill(
     el,
-    s(
-      "svg",
+    drawing(
       {
         width,
         height,
-        viewBox: `0 0 ${width} ${height}`,
-        role: "img",
-        "aria-label": label,
-        class: "chart",
-        onclick: (event) => {
-          const p = Math.floor((event.offsetX - left) / slot),
-            layer = (points[p] || [])[1];
-          if (layer >= 0) go({ layer });
-        },
+        label,
+        onclick: (event) => goToPoint(points, Math.floor((event.offsetX - left) / slot)),
       },
       chosen.length
         ? s("rect", {

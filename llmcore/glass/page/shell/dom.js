@@ -25,6 +25,12 @@ function s(tag, props, ...kids) {
   return put(document.createElementNS(SVG, tag), props, kids);
 }
 
+// A drawing, and what it says to who cannot see it.
+function drawing({ width, height, label, onclick }, ...inside) {
+  const view = { width, height, viewBox: `0 0 ${width} ${height}`, class: "chart", onclick };
+  return s("svg", { ...view, role: "img", "aria-label": label }, ...inside);
+}
+
 // Empty an element and fill it anew.
 function fill(el, ...kids) {
   el.replaceChildren();
